@@ -1,0 +1,44 @@
+# Everything is done in a virtual environment that make builds itself; the only things
+# needed are make and Python 3.11 or later (`make PYTHON=python3.13 test` picks another).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (4 minutes)
+	$(BIN)/python -m benchmarks.census
+
+test: $(VENV)/.tests  ## run the tests (10 minutes on two cores)
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.check  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## remove the virtual environment and what was built
+	rm -rf $(VENV) site
+
+# One stamp for each set of dependencies, older than pyproject.toml if that has changed.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.benchmarks $(VENV)/.tests $(VENV)/.docs: $(VENV)/.%: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --group check --editable .
+	@touch $@
+
+.PHONY: help demo test check docs clean

@@ -1,0 +1,108 @@
+"""What Adagrad remembers of the gradients it has seen.
+
+An accumulator is a small frozen object with two methods. ``init`` makes the memory of
+one parameter; ``update`` adds a gradient to it and divides the gradient by the root of
+what is now remembered. How that division is done (epsilon and its place, 0 / 0) is not
+the accumulator's business: it is handed in as ``normalize``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from adagrad_jax._precision import at_least_float32, squared_magnitude
+
+Normalize = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(gradient, sum_of_squares) -> gradient / root``, in the gradient's dtype.
+
+The sum of squares broadcasts to the gradient.
+"""
+
+
+class Accumulator(Protocol):
+    """What the ``accumulator`` argument must offer. Instances must be hashable."""
+
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Any:
+        """The memory of a parameter before any gradient; real, of any shape."""
+        ...
+
+    def update(
+        self, gradient: jax.Array, accumulator: Any, normalize: Normalize
+    ) -> tuple[jax.Array, Any]:
+        """The normalized gradient, and the memory with the gradient added.
+
+        The first has the gradient's shape and dtype, the second the accumulator's
+        shapes and dtypes.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal:
+    r"""One accumulator per parameter: the diagonal form of Adagrad, and the usual one.
+
+    .. math::
+
+        a_0 = \text{initial\_accumulator\_value}, \qquad a_t = a_{t-1} + |g_t|^2
+
+    elementwise, so that each coordinate has a learning rate of its own, which falls the
+    more the larger its gradients have been.
+
+    Args:
+      dtype: What to keep the accumulators in. ``None`` keeps float32 for parameters of
+        less precision (and complex64), else the parameter's own (real) precision: a
+        float16 square overflows at 256, a bfloat16 sum soon stops growing.
+        ``"parameter"`` keeps the parameter's own precision even so, as other frameworks
+        do; a floating-point dtype is taken as it is.
+
+    Raises:
+      TypeError: If ``dtype`` is none of these.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> weights = jnp.ones((2, 3), jnp.bfloat16)
+      >>> aj.scale_by_adagrad().init(weights).accumulator.dtype
+      dtype('float32')
+      >>> half = aj.Diagonal(dtype=jnp.bfloat16)  # half the memory, less exact
+      >>> aj.scale_by_adagrad(accumulator=half).init(weights).accumulator.dtype
+      dtype(bfloat16)
+
+    References:
+      Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
+      Stochastic Optimization", JMLR 12 (2011), Figure 1 with ``diag(G_t)``.
+    """
+
+    dtype: DTypeLike | Literal["parameter"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is None or self.dtype == "parameter":
+            return
+        if not jnp.issubdtype(self.dtype, jnp.floating):
+            raise TypeError(
+                "`dtype` must be a real floating-point dtype, None or 'parameter', "
+                f"got {self.dtype!r}."
+            )
+
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
+        """An array like ``param``, sharded like it, full of the initial value."""
+        if self.dtype is None:
+            dtype = at_least_float32(jnp.result_type(param))
+        elif self.dtype == "parameter":
+            dtype = jnp.finfo(jnp.result_type(param)).dtype
+        else:
+            dtype = self.dtype
+        return jnp.full_like(param, initial_accumulator_value, dtype=dtype)
+
+    def update(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds the gradient's squares, then divides it by their root."""
+        dtype = at_least_float32(gradient.dtype, accumulator.dtype)
+        total = accumulator.astype(dtype) + squared_magnitude(gradient, dtype)
+        # What divides is what is kept, rounded as it is kept.
+        accumulator = total.astype(accumulator.dtype)
+        return normalize(gradient, accumulator), accumulator

@@ -1,0 +1,226 @@
+"""Adagrad: divide each gradient by the root of the sum of its squares so far."""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from adagrad_jax._accumulators import Accumulator, Diagonal
+from adagrad_jax._checks import check_fits_state, check_hyperparameter, check_leaves
+from adagrad_jax._precision import at_least_float32
+
+
+class ScaleByAdagradState(NamedTuple):
+    """What :func:`scale_by_adagrad` remembers from step to step.
+
+    Attributes:
+      accumulator: A tree shaped like the parameters; in a leaf's place is what the
+        ``accumulator`` argument keeps of that leaf (for :class:`Diagonal` an array of
+        the leaf's shape, the sum of the squares of its gradients).
+    """
+
+    accumulator: chex.ArrayTree
+
+
+def scale_by_adagrad(
+    initial_accumulator_value: ArrayLike = 0.1,
+    epsilon: ArrayLike = 1e-7,
+    *,
+    accumulator: Accumulator = Diagonal(),  # noqa: B008 (frozen, so safe to share)
+    epsilon_in_sqrt: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Divides gradients by the root of the sum of their squares so far.
+
+    The part of :func:`adagrad` before the learning rate, to be chained with others:
+
+    .. math::
+
+        a_0 = \text{initial\_accumulator\_value}, \qquad
+        a_t = a_{t-1} + |g_t|^2, \qquad
+        u_t = \frac{g_t}{\sqrt{a_t} + \epsilon}
+
+    or :math:`u_t = g_t / \sqrt{a_t + \epsilon}` if ``epsilon_in_sqrt``. Where the
+    denominator is 0 the update is 0, so it is never NaN for want of a gradient.
+
+    Args:
+      initial_accumulator_value: :math:`a_0 \ge 0`. The larger, the smaller the first
+        steps; from 0 the very first step is ``learning_rate`` for every parameter.
+      epsilon: :math:`\epsilon \ge 0`, which bounds the division where :math:`a_t` is
+        small.
+      accumulator: What is remembered of each parameter; see :class:`Diagonal`.
+        For different ones in different leaves use ``optax.partition``.
+      epsilon_in_sqrt: Where epsilon goes: TensorFlow and PyTorch add it to the root,
+        Optax and Keras 3 under it.
+
+    Returns:
+      An Optax transformation with a :class:`ScaleByAdagradState`. Updates keep the
+      gradients' shapes and dtypes; the arithmetic is in the wider of the gradient's
+      and the accumulator's precision.
+
+    Raises:
+      TypeError: If a hyperparameter is no number, or a leaf is neither floating-point
+        nor complex.
+      ValueError: If a hyperparameter is negative, NaN or infinite, or gradients have
+        another tree or other shapes than the parameters that ``init`` saw.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp, optax
+      >>> optimizer = optax.chain(
+      ...     aj.clip_by_global_norm(1.0), aj.scale_by_adagrad(), optax.scale(-0.1)
+      ... )
+      >>> gradient = jnp.array([3.0, 4.0])
+      >>> update, state = optimizer.update(gradient, optimizer.init(gradient))
+      >>> print(update.round(4), optax.tree.get(state, "accumulator").round(4))
+      [-0.0885 -0.093 ] [0.46 0.74]
+
+    References:
+      Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
+      Stochastic Optimization", JMLR 12 (2011), Section 1.2 and Figure 1.
+    """
+    check_hyperparameter("initial_accumulator_value", initial_accumulator_value)
+    check_hyperparameter("epsilon", epsilon)
+    inside, outside = (epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)
+
+    def normalize(gradient: jax.Array, sum_of_squares: jax.Array) -> jax.Array:
+        return _divide_by_root(gradient, sum_of_squares, inside, outside)
+
+    def init_fn(params: optax.Params) -> ScaleByAdagradState:
+        check_leaves(params, "parameter")
+        return ScaleByAdagradState(
+            accumulator=jax.tree.map(
+                lambda p: accumulator.init(p, initial_accumulator_value), params
+            )
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByAdagradState]:
+        del params, extra_args
+        check_leaves(updates, "gradient")
+        check_fits_state(updates, state.accumulator, accumulator.init)
+        gradients, structure = jax.tree.flatten(updates)
+        pairs = [
+            accumulator.update(jnp.asarray(g), a, normalize)
+            for g, a in zip(
+                gradients, structure.flatten_up_to(state.accumulator), strict=True
+            )
+        ]
+        return (
+            structure.unflatten([update for update, _ in pairs]),
+            ScaleByAdagradState(structure.unflatten([a for _, a in pairs])),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def adagrad(
+    learning_rate: optax.ScalarOrSchedule = 0.001,
+    initial_accumulator_value: ArrayLike = 0.1,
+    epsilon: ArrayLike = 1e-7,
+    *,
+    accumulator: Accumulator = Diagonal(),  # noqa: B008 (frozen, so safe to share)
+    epsilon_in_sqrt: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The Adagrad optimizer, as TensorFlow's ``tf.keras.optimizers.Adagrad`` has it.
+
+    Each parameter has its own learning rate, which falls with the gradients that it has
+    seen: rare features take large steps, frequent ones small steps.
+
+    .. math::
+
+        a_0 = \text{initial\_accumulator\_value}, \qquad
+        a_t = a_{t-1} + |g_t|^2, \qquad
+        \theta_t = \theta_{t-1} - \eta_t \frac{g_t}{\sqrt{a_t} + \epsilon}
+
+    with :math:`\eta_t` the ``learning_rate``. Other frameworks differ in the defaults
+    and in epsilon's place; :mod:`adagrad_jax.dialects` has each as it is there.
+
+    Args:
+      learning_rate: :math:`\eta_t \ge 0`: a number, an array of shape (), or a schedule
+        ``count -> learning rate`` with count 0 at the first step.
+      initial_accumulator_value: As in :func:`scale_by_adagrad`.
+      epsilon: As in :func:`scale_by_adagrad`.
+      accumulator: As in :func:`scale_by_adagrad`.
+      epsilon_in_sqrt: As in :func:`scale_by_adagrad`.
+
+    Returns:
+      An Optax transformation whose updates are to be added to the parameters, with
+      ``optax.apply_updates``.
+
+    Raises:
+      TypeError: As :func:`scale_by_adagrad`, and if ``learning_rate`` is no number.
+      ValueError: As :func:`scale_by_adagrad`, and if ``learning_rate`` is a number that
+        is negative, NaN or infinite.
+
+    Example:
+      >>> import adagrad_jax as aj, jax, jax.numpy as jnp, optax
+      >>> loss = lambda w: jnp.sum((w - jnp.array([1.0, -2.0])) ** 2)
+      >>> optimizer = aj.adagrad(learning_rate=0.5)
+      >>> w = jnp.zeros(2)
+      >>> state = optimizer.init(w)
+      >>> for _ in range(100):
+      ...     updates, state = optimizer.update(jax.grad(loss)(w), state)
+      ...     w = optax.apply_updates(w, updates)
+      >>> print(w.round(2))
+      [ 1. -2.]
+
+    References:
+      Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
+      Stochastic Optimization", JMLR 12 (2011), Section 1.2 and Figure 1.
+    """
+    return optax.chain(
+        scale_by_adagrad(
+            initial_accumulator_value,
+            epsilon,
+            accumulator=accumulator,
+            epsilon_in_sqrt=epsilon_in_sqrt,
+        ),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_learning_rate(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+    """``optax.scale_by_learning_rate``, checked, and keeping each update's dtype."""
+    if callable(learning_rate):
+        return optax.scale_by_learning_rate(learning_rate)
+    check_hyperparameter("learning_rate", learning_rate)
+    if isinstance(learning_rate, int | float):
+        return optax.scale_by_learning_rate(learning_rate)
+    # An array's dtype is not weak: optax.scale would turn bfloat16 updates to float32.
+    step = -jnp.asarray(learning_rate)
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda u: step.astype(u.dtype) * u, updates)
+    )
+
+
+def _divide_by_root(
+    numerator: jax.Array,
+    sum_of_squares: jax.Array,
+    inside: ArrayLike,
+    outside: ArrayLike,
+) -> jax.Array:
+    """``numerator / (sqrt(sum_of_squares + inside) + outside)``, and 0 for 0 / 0."""
+    if jnp.iscomplexobj(numerator):
+        parts = [
+            _divide_by_root(part, sum_of_squares, inside, outside)
+            for part in (numerator.real, numerator.imag)
+        ]
+        return jax.lax.complex(*parts)
+    dtype = at_least_float32(numerator.dtype, sum_of_squares.dtype)
+    # Both sqrt and division are kept away from 0, not only their results replaced
+    # there: a gradient through the step would be infinity * 0 = NaN otherwise.
+    radicand = sum_of_squares.astype(dtype) + jnp.asarray(inside, dtype)
+    no_root = radicand == 0
+    root = jnp.where(no_root, 0, jnp.sqrt(jnp.where(no_root, 1, radicand)))
+    denominator = root + jnp.asarray(outside, dtype)
+    undefined = denominator == 0
+    quotient = numerator.astype(dtype) / jnp.where(undefined, 1, denominator)
+    return jnp.where(undefined, 0, quotient).astype(numerator.dtype)

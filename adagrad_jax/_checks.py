@@ -1,0 +1,174 @@
+"""Bad input stops here, before anything is computed, with the leaf's path.
+
+Hyperparameters are checked when a transformation is built, as far as their values are
+known then (a tracer's is not); trees, shapes and dtypes when it is initialised or
+traced, where they are always known.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+Path = tuple[Any, ...]
+
+
+def check_hyperparameter(
+    name: str,
+    value: ArrayLike,
+    *,
+    positive: bool = False,
+    infinity: bool = False,
+) -> None:
+    """Raises unless ``value`` is a real scalar in range, as far as can be told.
+
+    Args:
+      name: What the caller's signature calls it.
+      value: A number or an array of shape (). A tracer's value is not known and passes.
+      positive: Whether 0 is out of range too.
+      infinity: Whether infinity is in range.
+    """
+    bound = f"{'' if infinity else 'finite and '}{'> 0' if positive else '>= 0'}"
+    wanted = f"`{name}` must be a real number, {bound}"
+    if not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+        raise TypeError(f"{wanted}, got {value!r} of type {type(value).__name__}.")
+    if np.ndim(value):
+        raise ValueError(
+            f"{wanted}, got an array of shape {np.shape(value)}; for one value per "
+            "leaf use optax.partition, for many at once jax.vmap."
+        )
+    if isinstance(value, Tracer):
+        return
+    if np.iscomplexobj(value):
+        raise TypeError(f"{wanted}, got {value!r}.")
+    number = float(value)
+    too_small = number <= 0 if positive else number < 0
+    if math.isnan(number) or too_small or (math.isinf(number) and not infinity):
+        raise ValueError(f"{wanted}, got {value!r}.")
+
+
+def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> None:
+    """Raises TypeError unless each leaf is a floating-point or complex array.
+
+    Args:
+      tree: Any tree; Python numbers count as arrays.
+      noun: What its leaves are, for the message: "gradient", "parameter".
+      real_because: Why complex leaves will not do, if so.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        remedy = (
+            "leave it out with optax.masked or optax.partition, or set it to None "
+            "(equinox.filter, flax.nnx.Param do so)."
+        )
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float):
+            raise TypeError(
+                f"{noun} {_at(path)} must be an array, got {leaf!r} of type "
+                f"{type(leaf).__name__}; {remedy}"
+            )
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{noun} {_at(path)} must be floating-point or complex, got dtype "
+                f"{np.dtype(dtype).name}; {remedy}"
+            )
+        if real_because and jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{noun} {_at(path)} must be real, got dtype {np.dtype(dtype).name}: "
+                f"{real_because}."
+            )
+
+
+def check_fits_state(
+    updates: Any,
+    accumulators: Any,
+    init: Callable[[Any, Any], Any],
+) -> None:
+    """Raises ValueError unless ``accumulators`` could be ``init``'s for ``updates``.
+
+    Args:
+      updates: The gradients.
+      accumulators: A tree that has, where ``updates`` has a leaf, that leaf's
+        accumulator, which may be a tree itself.
+      init: A hashable function from a parameter and an initial value to what an
+        accumulator keeps of it.
+    """
+    remedy = "call init with the parameters that the gradients belong to"
+    for path, update, kept in _pairs(updates, accumulators, "accumulator", remedy):
+        shape = jnp.shape(update)
+        if _shapes(kept) != _expected_shapes(init, shape):
+            found, _ = _shapes(kept)
+            raise ValueError(
+                f"gradient {_at(path)} of shape {shape} does not fit its accumulator "
+                f"of shape {', '.join(map(str, found))}; {remedy}."
+            )
+
+
+def check_fits_params(updates: Any, params: Any) -> None:
+    """Raises ValueError unless ``params`` has the tree and shapes of ``updates``."""
+    remedy = "call update(gradients, state, params) with the current parameters"
+    if params is None:
+        raise ValueError(f"`params` must be given, got None; {remedy}.")
+    for path, update, param in _pairs(updates, params, "parameter", remedy):
+        if jnp.shape(update) != jnp.shape(param):
+            raise ValueError(
+                f"gradient {_at(path)} of shape {jnp.shape(update)} does not fit its "
+                f"parameter of shape {jnp.shape(param)}; {remedy}."
+            )
+
+
+def _pairs(
+    updates: Any, others: Any, noun: str, remedy: str
+) -> list[tuple[Path, Any, Any]]:
+    """The leaves of ``updates`` with their paths and what ``others`` has in place."""
+    structure = jax.tree.structure(updates)
+    try:
+        in_place = structure.flatten_up_to(others)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{_difference(updates, others, noun)}; {remedy}.") from error
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    return [(path, u, o) for (path, u), o in zip(leaves, in_place, strict=True)]
+
+
+def _difference(updates: Any, others: Any, noun: str) -> str:
+    """Says in which leaf, or else in which containers, two trees differ."""
+    ours, theirs = (
+        [
+            tuple(jax.tree_util.keystr((key,)) for key in path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        ]
+        for tree in (updates, others)
+    )
+    # In a leaf's place the other tree may have a tree, with longer paths.
+    for path in ours:
+        if not any(other[: len(path)] == path for other in theirs):
+            return f"gradient at {''.join(path)} has no {noun}"
+    for other in theirs:
+        if not any(other[: len(path)] == path for path in ours):
+            return f"{noun} at {''.join(other)} has no gradient (zeros will do)"
+    return (
+        f"gradients are in {jax.tree.structure(updates)}, {noun}s in other containers, "
+        f"{jax.tree.structure(others)}"
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _expected_shapes(
+    init: Callable[[Any, Any], Any], shape: tuple[int, ...]
+) -> tuple[Any, ...]:
+    param = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _shapes(jax.eval_shape(init, param, 0.0))
+
+
+def _shapes(tree: Any) -> tuple[list[tuple[int, ...]], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return [jnp.shape(leaf) for leaf in leaves], structure
+
+
+def _at(path: Path) -> str:
+    return f"at {jax.tree_util.keystr(path)}" if path else "(the tree is one leaf)"

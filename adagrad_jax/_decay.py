@@ -1,0 +1,116 @@
+"""Decay: of the weights towards 0, and of the learning rate over time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from adagrad_jax._checks import (
+    check_fits_params,
+    check_hyperparameter,
+    check_leaves,
+)
+
+
+def add_decayed_weights(
+    weight_decay: ArrayLike,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds ``weight_decay`` times the parameters to the updates.
+
+    .. math::
+
+        u \leftarrow u + \text{weight\_decay} \cdot \theta
+
+    Its place in the chain decides what it is. Before :func:`adagrad_jax.adagrad` it is
+    L2 regularisation, which enters the accumulator (PyTorch's ``weight_decay``);
+    between :func:`adagrad_jax.scale_by_adagrad` and the learning rate it is decoupled
+    weight decay (Keras 3's and AdamW's).
+
+    Args:
+      weight_decay: The strength, at least 0.
+      mask: A tree of booleans, or a function from parameters to one: which leaves decay
+        (all if None), as ``optax.masked`` takes it.
+
+    Returns:
+      An Optax transformation, stateless but for ``optax.masked``'s wrapper if there is
+      a mask. It keeps the updates' dtypes and needs ``params`` in ``update``.
+
+    Raises:
+      TypeError: If ``weight_decay`` is no number, or a leaf is neither floating-point
+        nor complex.
+      ValueError: If ``weight_decay`` is negative, NaN or infinite; if ``update`` is
+        called without ``params``, or with others than the updates belong to.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> decay = aj.add_decayed_weights(0.1, mask={"bias": False, "kernel": True})
+      >>> params = {"bias": jnp.array(2.0), "kernel": jnp.array(3.0)}
+      >>> zeros = {"bias": jnp.array(0.0), "kernel": jnp.array(0.0)}
+      >>> updates, _ = decay.update(zeros, decay.init(params), params)
+      >>> print(updates["bias"], updates["kernel"])
+      0.0 0.3
+
+    References:
+      Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+    check_hyperparameter("weight_decay", weight_decay)
+
+    def decay(update: jax.Array, param: jax.Array) -> jax.Array:
+        rate = jnp.asarray(weight_decay, update.dtype)
+        return update + rate * jnp.asarray(param, update.dtype)
+
+    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        check_leaves(updates, "gradient")
+        check_fits_params(updates, params)
+        return jax.tree.map(lambda u, p: decay(jnp.asarray(u), p), updates, params)
+
+    transformation = optax.stateless(update_fn)
+    if mask is not None:
+        transformation = optax.masked(transformation, mask)
+    return optax.with_extra_args_support(transformation)
+
+
+def inverse_time_decay(
+    learning_rate: optax.ScalarOrSchedule, decay: ArrayLike
+) -> optax.Schedule:
+    r"""A learning rate that falls with time: Keras' ``decay``, PyTorch's ``lr_decay``.
+
+    .. math::
+
+        \eta_t = \frac{\text{learning\_rate}}{1 + \text{decay} \cdot t}
+        \qquad (t = 0, 1, \dots)
+
+    Args:
+      learning_rate: The rate at t = 0, at least 0; or a schedule ``count -> rate``,
+        whose value at t is divided.
+      decay: How fast it falls, at least 0: by step ``1 / decay`` it has halved.
+
+    Returns:
+      A schedule ``count -> learning rate`` for :func:`adagrad_jax.adagrad`. Its value
+      is float32, or float64 with ``jax_enable_x64``.
+
+    Raises:
+      TypeError: If ``learning_rate`` or ``decay`` is no number.
+      ValueError: If either is a number that is negative, NaN or infinite.
+
+    Example:
+      >>> import adagrad_jax as aj
+      >>> schedule = aj.inverse_time_decay(1.0, decay=0.5)
+      >>> [float(schedule(t)) for t in (0, 2, 6)]
+      [1.0, 0.5, 0.25]
+    """
+    check_hyperparameter("decay", decay)
+    if not callable(learning_rate):
+        check_hyperparameter("learning_rate", learning_rate)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        dtype = jnp.result_type(float)  # Python's float: float64 if JAX has it on
+        elapsed = jnp.asarray(decay, dtype) * jnp.asarray(count, dtype)
+        return jnp.asarray(rate, dtype) / (1 + elapsed)
+
+    return schedule

@@ -1,0 +1,469 @@
+r"""Adagrad as other frameworks mean it, with their names, defaults and rounding.
+
+Each function takes the arguments of the optimizer that it stands for and returns an
+Optax transformation that gives the same numbers, up to the last few bits:
+
+=========  ==============================  =======  ======  ============================
+function   update                          acc. at  rate    also
+                                           start
+=========  ==============================  =======  ======  ============================
+`keras`    lr * g / (sqrt(a) + 1e-7)       0.1      0.001   clipnorm, clipvalue, decay
+`keras3`   lr * g / sqrt(a + 1e-7)         0.1      0.001   weight decay, clipping,
+                                                            averaging, accumulation
+`optax`    lr * g / sqrt(a + 1e-7)         0.1      --
+`torch`    lr * g / (sqrt(a) + 1e-10)      0        0.01    lr_decay, weight_decay,
+                                                            maximize
+`tf1`      lr * g / sqrt(a)                0.1      --
+=========  ==============================  =======  ======  ============================
+
+with a = a + g^2 before each update. What they have in common, and differs from
+:func:`adagrad_jax.adagrad`: accumulators are kept in the parameter's own precision, as
+the peers keep them, also where that is float16 (whose squares overflow at 256) or
+bfloat16.
+
+Where a peer divides 0 by 0 and gets NaN (epsilon 0, no gradient yet) the update here is
+0. Arguments without a meaning for the numbers (``name``, ``foreach``, ``use_locking``)
+are left out.
+"""
+
+from typing import Any, NamedTuple, TypeGuard
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from optax import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    MultiSteps,
+    Params,
+    ScalarOrSchedule,
+    Updates,
+    apply_updates,
+    chain,
+    scale,
+    with_extra_args_support,
+)
+
+from adagrad_jax._accumulators import Diagonal
+from adagrad_jax._adagrad import adagrad, scale_by_adagrad, scale_by_learning_rate
+from adagrad_jax._checks import (
+    check_fits_params,
+    check_hyperparameter,
+    check_leaves,
+)
+from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
+
+_LIKE_PARAMETER = Diagonal(dtype="parameter")
+
+
+def keras(
+    learning_rate: ScalarOrSchedule = 0.001,
+    initial_accumulator_value: ArrayLike = 0.1,
+    epsilon: ArrayLike | None = 1e-7,
+    *,
+    clipnorm: ArrayLike | None = None,
+    clipvalue: ArrayLike | None = None,
+    decay: ArrayLike = 0.0,
+    lr: ScalarOrSchedule | None = None,
+) -> GradientTransformationExtraArgs:
+    r"""``tf.keras.optimizers.Adagrad`` of TensorFlow 2.0.
+
+    .. math::
+
+        a_t = a_{t-1} + g_t^2, \qquad
+        \theta_t = \theta_{t-1} - \frac{\text{learning\_rate}}{1 + \text{decay}\,(t-1)}
+        \cdot \frac{g_t}{\sqrt{a_t} + \epsilon}
+
+    An update is a ``minimize`` there, which clips (``apply_gradients`` does not). Like
+    TensorFlow it rounds ``learning_rate`` and ``decay`` to float32, also for float64
+    parameters; an array keeps its own dtype.
+
+    Args:
+      learning_rate: A number, an array of shape (), or a schedule.
+      initial_accumulator_value: The accumulators at the start, at least 0.
+      epsilon: Added to the root. None and 0 mean 1e-7, as they do there.
+      clipnorm: Bound on the norm of each gradient, before ``clipvalue``.
+      clipvalue: Bound on the absolute value of each number in a gradient.
+      decay: How fast the learning rate falls with the steps taken.
+      lr: Old name of ``learning_rate``; counts if both are given.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      TypeError: If an argument is no number.
+      ValueError: If one is negative, NaN or infinite.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.dialects.keras(0.1, decay=0.5)
+      >>> weights = jnp.array([1.0])
+      >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
+      >>> print(updates.round(4))
+      [-0.0953]
+
+    References:
+      TensorFlow r2.0, ``tf.keras.optimizers.Adagrad``.
+    """
+    learning_rate = _to_float32(learning_rate if lr is None else lr)
+    check_hyperparameter("decay", decay)
+    if _is_set(decay):
+        learning_rate = inverse_time_decay(learning_rate, _to_float32(decay))
+    return chain(
+        *([clip_by_norm(clipnorm)] if clipnorm is not None else []),
+        *([clip_by_value(clipvalue)] if clipvalue is not None else []),
+        adagrad(
+            learning_rate,
+            initial_accumulator_value,
+            epsilon if _is_set(epsilon) else 1e-7,
+            accumulator=_LIKE_PARAMETER,
+        ),
+    )
+
+
+def keras3(
+    learning_rate: ScalarOrSchedule = 0.001,
+    initial_accumulator_value: ArrayLike = 0.1,
+    epsilon: ArrayLike = 1e-7,
+    *,
+    weight_decay: ArrayLike | None = None,
+    clipnorm: ArrayLike | None = None,
+    clipvalue: ArrayLike | None = None,
+    global_clipnorm: ArrayLike | None = None,
+    use_ema: bool = False,
+    ema_momentum: ArrayLike = 0.99,
+    ema_overwrite_frequency: int | None = None,
+    loss_scale_factor: ArrayLike | None = None,
+    gradient_accumulation_steps: int | None = None,
+) -> GradientTransformationExtraArgs:
+    r"""``keras.optimizers.Adagrad`` of Keras 3.
+
+    .. math::
+
+        a_t = a_{t-1} + g_t^2, \qquad
+        \theta_t = (1 - \eta_t\,\text{weight\_decay})\,\theta_{t-1}
+        - \eta_t \frac{g_t}{\sqrt{a_t + \epsilon}}
+
+    with :math:`\eta_t` the ``learning_rate``, kept in float32 as there. To exclude
+    parameters from weight decay (``exclude_from_weight_decay`` there), give them a
+    transformation without it by ``optax.partition``.
+
+    Args:
+      learning_rate: A number, an array of shape (), or a schedule. The count it gets
+        is the number of calls, also when only every n-th of them updates.
+      initial_accumulator_value: The accumulators at the start, at least 0.
+      epsilon: Added under the root.
+      weight_decay: Decoupled: the accumulators do not see it. Needs ``params``.
+      clipnorm: Bound on the norm of each gradient. Only one kind of clipping may be
+        given; 0 means none, as there.
+      clipvalue: Bound on the absolute value of each number in a gradient.
+      global_clipnorm: Bound on the joint norm of all gradients.
+      use_ema: Whether to keep an exponential moving average of the parameters,
+        ``optax.tree.get(state, "average")``. Needs ``params``.
+      ema_momentum: The share of the average that stays at each call, in [0, 1].
+      ema_overwrite_frequency: After so many updates, again and again, the parameters
+        become their average. None: never.
+      loss_scale_factor: What the loss was multiplied by; gradients are divided by it.
+      gradient_accumulation_steps: Sum up gradients, and update with their mean at
+        every n-th call only. At least 2.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      TypeError: If an argument is no number.
+      ValueError: If one is out of range, or two kinds of clipping are given.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.dialects.keras3(0.1, weight_decay=0.5)
+      >>> weights = jnp.array([1.0])
+      >>> updates, _ = optimizer.update(weights, optimizer.init(weights), weights)
+      >>> print(updates.round(4))
+      [-0.1453]
+
+    References:
+      Keras 3, ``keras.optimizers.Adagrad`` and ``keras.optimizers.Optimizer``.
+    """
+    steps = _check_count("gradient_accumulation_steps", gradient_accumulation_steps, 2)
+    frequency = _check_count("ema_overwrite_frequency", ema_overwrite_frequency, 1)
+    clips: dict[str, tuple[Any, Any]] = {
+        "clipnorm": (clip_by_norm, clipnorm),
+        "clipvalue": (clip_by_value, clipvalue),
+        "global_clipnorm": (clip_by_global_norm, global_clipnorm),
+    }
+    clips = {name: clip for name, clip in clips.items() if _is_set(clip[1])}
+    if len(clips) > 1:
+        raise ValueError(
+            "only one of `clipnorm`, `clipvalue` and `global_clipnorm` may be given, "
+            f"got {', '.join(clips)}."
+        )
+    if loss_scale_factor is not None:
+        check_hyperparameter("loss_scale_factor", loss_scale_factor, positive=True)
+    step: GradientTransformation = chain(
+        *(clip(bound) for clip, bound in clips.values()),
+        scale_by_adagrad(
+            initial_accumulator_value,
+            epsilon,
+            accumulator=_LIKE_PARAMETER,
+            epsilon_in_sqrt=True,
+        ),
+        *([add_decayed_weights(weight_decay)] if weight_decay is not None else []),
+        scale_by_learning_rate(_at_last_call(_to_float32(learning_rate), steps or 1)),
+    )
+    if steps:
+        step = MultiSteps(step, steps).gradient_transformation()
+    return chain(
+        *([scale(1 / loss_scale_factor)] if loss_scale_factor is not None else []),
+        with_extra_args_support(step),
+        *([_average_params(ema_momentum, frequency, steps or 1)] if use_ema else []),
+    )
+
+
+def optax(
+    learning_rate: ScalarOrSchedule,
+    initial_accumulator_value: ArrayLike = 0.1,
+    eps: ArrayLike = 1e-7,
+) -> GradientTransformationExtraArgs:
+    r"""``optax.adagrad``.
+
+    .. math::
+
+        a_t = a_{t-1} + g_t^2, \qquad
+        \theta_t = \theta_{t-1} - \eta_t \frac{g_t}{\sqrt{a_t + \epsilon}}
+
+    Two things are better here: complex parameters have real accumulators, and a square
+    so small that it underflows to 0 does not lose its step.
+
+    Args:
+      learning_rate: :math:`\eta_t`: a number, an array of shape (), or a schedule.
+      initial_accumulator_value: The accumulators at the start, at least 0.
+      eps: :math:`\epsilon`, added under the root.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      TypeError: If an argument is no number.
+      ValueError: If one is negative, NaN or infinite (Optax itself does not check).
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.dialects.optax(0.1)
+      >>> weights = jnp.array([1.0])
+      >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
+      >>> print(updates.round(4))
+      [-0.0953]
+
+    References:
+      Optax, ``optax.adagrad`` and ``optax.scale_by_rss``.
+    """
+    return adagrad(
+        learning_rate,
+        initial_accumulator_value,
+        eps,
+        accumulator=_LIKE_PARAMETER,
+        epsilon_in_sqrt=True,
+    )
+
+
+def torch(
+    lr: ScalarOrSchedule = 0.01,
+    lr_decay: ArrayLike = 0.0,
+    weight_decay: ArrayLike = 0.0,
+    initial_accumulator_value: ArrayLike = 0.0,
+    eps: ArrayLike = 1e-10,
+    *,
+    maximize: bool = False,
+) -> GradientTransformationExtraArgs:
+    r"""``torch.optim.Adagrad``.
+
+    .. math::
+
+        g'_t = \pm g_t + \text{weight\_decay}\,\theta_{t-1}, \qquad
+        a_t = a_{t-1} + g_t'^2, \qquad
+        \theta_t = \theta_{t-1} - \frac{\text{lr}}{1 + (t-1)\,\text{lr\_decay}}
+        \cdot \frac{g'_t}{\sqrt{a_t} + \text{eps}}
+
+    For parameter groups use ``optax.partition``.
+
+    Args:
+      lr: A number, an array of shape (), or a schedule.
+      lr_decay: How fast the learning rate falls with the steps taken.
+      weight_decay: L2 regularisation: it enters the accumulators. Needs ``params``.
+      initial_accumulator_value: The accumulators at the start, at least 0.
+      eps: Added to the root.
+      maximize: Whether to go up the gradient instead of down.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      TypeError: If an argument is no number; if a parameter is complex, which PyTorch
+        takes for a pair of real ones (wrap with
+        ``optax.contrib.split_real_and_imaginary``).
+      ValueError: If an argument is negative, NaN or infinite.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.dialects.torch(lr=0.1)
+      >>> weights = jnp.array([1.0, 10.0])
+      >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
+      >>> print(updates.round(4))
+      [-0.1 -0.1]
+
+    References:
+      PyTorch, ``torch.optim.Adagrad``.
+    """
+    check_hyperparameter("lr_decay", lr_decay)
+    check_hyperparameter("weight_decay", weight_decay)
+    learning_rate = inverse_time_decay(lr, lr_decay) if _is_set(lr_decay) else lr
+    transformation = chain(
+        *([scale(-1.0)] if maximize else []),
+        *([add_decayed_weights(weight_decay)] if _is_set(weight_decay) else []),
+        adagrad(
+            learning_rate,
+            initial_accumulator_value,
+            eps,
+            accumulator=_LIKE_PARAMETER,
+        ),
+    )
+
+    def init(params: Params) -> Any:
+        check_leaves(
+            params,
+            "parameter",
+            real_because="PyTorch takes a complex parameter for two real ones; do so "
+            "with optax.contrib.split_real_and_imaginary(dialects.torch(...))",
+        )
+        return transformation.init(params)
+
+    return GradientTransformationExtraArgs(init, transformation.update)
+
+
+def tf1(
+    learning_rate: ScalarOrSchedule,
+    initial_accumulator_value: ArrayLike = 0.1,
+) -> GradientTransformationExtraArgs:
+    r"""``tf.compat.v1.train.AdagradOptimizer``.
+
+    .. math::
+
+        a_t = a_{t-1} + g_t^2, \qquad
+        \theta_t = \theta_{t-1} - \eta_t \frac{g_t}{\sqrt{a_t}}
+
+    Like TensorFlow it rounds ``learning_rate`` to float32.
+
+    Args:
+      learning_rate: :math:`\eta_t`: a number, an array of shape (), or a schedule.
+      initial_accumulator_value: The accumulators at the start, more than 0.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      TypeError: If an argument is no number.
+      ValueError: If ``learning_rate`` is negative, NaN or infinite, or
+        ``initial_accumulator_value`` is not positive.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.dialects.tf1(0.1, initial_accumulator_value=3.0)
+      >>> weights = jnp.array([1.0])
+      >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
+      >>> print(updates.round(4))
+      [-0.05]
+
+    References:
+      TensorFlow r2.0, ``tf.compat.v1.train.AdagradOptimizer``.
+    """
+    check_hyperparameter(
+        "initial_accumulator_value", initial_accumulator_value, positive=True
+    )
+    return adagrad(
+        _to_float32(learning_rate),
+        initial_accumulator_value,
+        0.0,
+        accumulator=_LIKE_PARAMETER,
+    )
+
+
+class AverageParamsState(NamedTuple):
+    """What ``keras3(use_ema=True)`` remembers besides Adagrad's own state.
+
+    Attributes:
+      count: How often it was called, shape (), int32.
+      average: The moving average of the parameters, a tree like theirs.
+    """
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # as Optax's
+    average: chex.ArrayTree
+
+
+def _average_params(
+    momentum: ArrayLike, overwrite_frequency: int | None, steps: int
+) -> GradientTransformationExtraArgs:
+    """Averages parameters over calls; ``steps`` calls make one update."""
+    check_hyperparameter("ema_momentum", momentum)
+    if isinstance(momentum, int | float) and momentum > 1:
+        raise ValueError(f"`ema_momentum` must be in [0, 1], got {momentum!r}.")
+
+    def init_fn(params: Params) -> AverageParamsState:
+        return AverageParamsState(
+            count=jnp.zeros((), jnp.int32), average=jax.tree.map(jnp.zeros_like, params)
+        )
+
+    def update_fn(
+        updates: Updates,
+        state: Any,
+        params: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Updates, AverageParamsState]:
+        del extra_args
+        check_fits_params(updates, params)
+        iterations = state.count // steps
+        share = jnp.where(iterations == 0, 0, jnp.asarray(momentum, float))
+
+        def mix(average: jax.Array, param: jax.Array) -> jax.Array:
+            kept = share.astype(param.dtype)
+            return kept * average + (1 - kept) * param
+
+        average = jax.tree.map(mix, state.average, apply_updates(params, updates))
+        if overwrite_frequency is not None:
+            overwrite = (iterations + 1) % overwrite_frequency == 0
+            updates = jax.tree.map(
+                lambda u, a, p: jnp.where(overwrite, a - p, u), updates, average, params
+            )
+        return updates, AverageParamsState(state.count + 1, average)
+
+    return GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _to_float32(value: Any) -> Any:
+    """Rounds a Python number, or what a schedule gives, to float32."""
+    if callable(value):
+        return lambda count: jnp.asarray(value(count), jnp.float32)
+    if isinstance(value, int | float):
+        return float(np.float32(value))
+    return value
+
+
+def _at_last_call(learning_rate: ScalarOrSchedule, steps: int) -> ScalarOrSchedule:
+    """Asks a schedule at the last of each ``steps`` calls."""
+    if steps == 1 or not callable(learning_rate):
+        return learning_rate
+    return lambda count: learning_rate(count * steps + steps - 1)
+
+
+def _is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:
+    """Whether an optional argument is neither None nor the number 0."""
+    return value is not None and not (isinstance(value, int | float) and value == 0)
+
+
+def _check_count(name: str, value: Any, least: int) -> int | None:
+    if value is None or (isinstance(value, int) and value >= least):
+        return value
+    raise ValueError(f"`{name}` must be an integer >= {least} or None, got {value!r}.")

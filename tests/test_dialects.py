@@ -1,0 +1,409 @@
+"""The dialects give the numbers that the peers gave, step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import adagrad_jax as aj
+from tests import golden_cases as golden
+
+# The peers were run with 64-bit types, and promote as they like.
+pytestmark = pytest.mark.usefixtures("x64", "standard_promotion")
+
+# Clipping or gradients are computed here too, not only the update.
+RECOMPUTED = 16
+
+
+def table(values):
+    """A schedule that looks its value up."""
+    values = jnp.asarray(values)
+    return lambda count: values[count]
+
+
+def keras_arguments(case):
+    """The recorded arguments, with a schedule for what was a schedule or callable."""
+    arguments = dict(case.hyperparameters)
+    rate = arguments.get("learning_rate")
+    if isinstance(rate, dict) and "callable_values" in rate:
+        arguments["learning_rate"] = table(rate["callable_values"])
+    elif isinstance(rate, dict) and "schedule_values" in case.arrays:
+        steps = case.arrays["schedule_steps"]
+        assert np.array_equal(steps[: case.steps], np.arange(case.steps))
+        arguments["learning_rate"] = table(case.arrays["schedule_values"])
+    elif isinstance(rate, dict):
+        assert rate["schedule"] == "ExponentialDecay"
+        args = rate["args"]
+        arguments["learning_rate"] = optax.exponential_decay(
+            args["initial_learning_rate"], args["decay_steps"], args["decay_rate"]
+        )
+    return arguments
+
+
+def set_before_step(case, name):
+    """Assigns the recorded learning rates to an injected hyperparameter."""
+
+    def before_step(t, state):
+        value = case.manifest["set_before_step"][name][t]
+        injected = state.hyperparams[name]
+        return optax.tree.set(state, **{name: jnp.asarray(value, injected.dtype)})
+
+    return before_step
+
+
+TESTED = set()
+
+
+def parametrize(peer, *kinds):
+    cases = golden.dense_cases(peer, *kinds)
+    TESTED.update(str(case) for case in cases)
+    return pytest.mark.parametrize("case", cases, ids=str)
+
+
+@pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax"])
+def test_every_dense_case_is_tested(peer):
+    others = ("v1_proximal", "v1_da")  # other algorithms
+    cases = [c for c in golden.dense_cases(peer) if c.kind not in others]
+    assert len(cases) > 25
+    assert {str(case) for case in cases} <= TESTED
+
+
+# TensorFlow 2.0
+
+
+@parametrize(
+    "tf20", "dense", "dense_extreme", "decay", "schedule", "callable", "dense_missing"
+)
+def test_tf20(case):
+    golden.check(case, aj.dialects.keras(**keras_arguments(case)))
+
+
+@parametrize("tf20", "lr_keyword")
+def test_tf20_lr_keyword(case):
+    golden.check(case, aj.dialects.keras(**case.hyperparameters))
+
+
+@parametrize("tf20", "dense_float64_learning_rate")
+def test_tf20_learning_rate_array_is_not_rounded(case):
+    rate = jnp.asarray(case.hyperparameters["learning_rate"], jnp.float64)
+    golden.check(case, aj.dialects.keras(rate))
+
+
+@parametrize("tf20", "dense_set")
+def test_tf20_learning_rate_set(case):
+    optimizer = optax.inject_hyperparams(aj.dialects.keras)(**case.hyperparameters)
+    golden.check(case, optimizer, before_step=set_before_step(case, "learning_rate"))
+
+
+@parametrize("tf20", "dense_constraint")
+def test_tf20_constraint(case):
+    golden.check(
+        case,
+        aj.dialects.keras(**case.hyperparameters),
+        after_step=lambda params: jax.tree.map(lambda p: p * (p >= 0), params),
+    )
+
+
+@parametrize("tf20", "dense_repeated")
+def test_tf20_variable_twice_in_a_step(case):
+    """Two updates, one after the other."""
+    (variable,) = case.variables
+    optimizer = aj.dialects.keras(**case.hyperparameters)
+    params = jnp.asarray(variable.init)
+    state = optimizer.init(params)
+    size = np.abs(variable.init)
+    for t in range(case.steps):
+        for gradient in (variable.grads[t], variable.arrays["grads2"][t]):
+            updates, state = optimizer.update(jnp.asarray(gradient), state)
+            params = optax.apply_updates(params, updates)
+            size = np.maximum(size, np.abs(params))
+        units = 6 * 2 * (t + 1)
+        golden.compare(params, variable.params[t], size, units, f"step {t}")
+        acc = optax.tree.get(state, "accumulator")
+        golden.compare(acc, variable.acc[t], variable.acc[t], units, f"step {t}")
+
+
+@parametrize("tf20", "dense_restored")
+def test_tf20_restored(case):
+    def before_step(t, state):
+        if t != case.manifest["restored_before_step"]:
+            return state
+        state = jax.tree.map(np.asarray, state)  # as if it came from a file
+        if case.name.endswith("without_iterations"):
+            state = optax.tree.set(state, count=np.zeros((), np.int32))
+        return state
+
+    golden.check(
+        case, aj.dialects.keras(**case.hyperparameters), before_step=before_step
+    )
+
+
+@parametrize("tf20", "clip")
+def test_tf20_clip(case):
+    golden.check(case, aj.dialects.keras(**case.hyperparameters), units=RECOMPUTED)
+
+
+@parametrize("tf20", "clip_not_applied")
+def test_tf20_apply_gradients_does_not_clip(case):
+    learning_rate = case.hyperparameters["learning_rate"]
+    golden.check(case, aj.dialects.keras(learning_rate))
+
+
+@parametrize("tf20", "minimize")
+def test_tf20_minimize(case):
+    features, targets = case.arrays["features"], case.arrays["targets"]
+
+    @jax.grad
+    def gradients(params):
+        residuals = features @ params["w"] + params["b"] - targets
+        return jnp.mean(residuals**2)
+
+    def rounded_once(t, params):
+        """In float64: the residuals' mean cancels; the peer's own error is enough."""
+        exact = gradients(jax.tree.map(lambda p: p.astype(jnp.float64), params))
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), exact, params)
+
+    golden.check(
+        case,
+        aj.dialects.keras(**case.hyperparameters),
+        gradients=rounded_once,
+        units=RECOMPUTED,
+    )
+
+
+@parametrize("tf20", "get_updates")
+def test_tf20_get_updates(case):
+    gradients = jax.grad(lambda p: jnp.sum((p["w"] * case.arrays["scale"]) ** 2))
+    golden.check(
+        case,
+        aj.dialects.keras(**case.hyperparameters),
+        gradients=lambda t, params: gradients(params),
+        units=RECOMPUTED,
+    )
+
+
+@parametrize("tf20", "v1_adagrad")
+def test_tf1(case):
+    golden.check(case, aj.dialects.tf1(**case.hyperparameters))
+
+
+def test_tf1_needs_a_positive_initial_accumulator():
+    with pytest.raises(ValueError, match="`initial_accumulator_value` .* > 0, got 0"):
+        aj.dialects.tf1(0.1, initial_accumulator_value=0.0)
+
+
+# Keras 3
+
+
+@parametrize("keras3", "dense", "loss_scale", "schedule", "callable")
+def test_keras3(case):
+    golden.check(case, aj.dialects.keras3(**keras_arguments(case)))
+
+
+@parametrize("keras3", "clip")
+def test_keras3_clip(case):
+    golden.check(case, aj.dialects.keras3(**case.hyperparameters), units=RECOMPUTED)
+
+
+@parametrize("keras3", "weight_decay")
+def test_keras3_weight_decay(case):
+    arguments = dict(case.hyperparameters)
+    weight_decay = arguments.pop("weight_decay")
+    rule = case.manifest.get("exclude_from_weight_decay", {})
+    excluded = [
+        v.name
+        for v in case.variables
+        if v.name in rule.get("var_list", [])
+        or any(part in v.name for part in rule.get("var_names") or [])
+    ]
+    optimizer = optax.partition(
+        {
+            "decay": aj.dialects.keras3(**arguments, weight_decay=weight_decay),
+            "no decay": aj.dialects.keras3(**arguments),
+        },
+        {v.name: "no decay" if v.name in excluded else "decay" for v in case.variables},
+    )
+    golden.check(case, optimizer)
+
+
+@parametrize("keras3", "ema", "everything", "accumulation")
+def test_keras3_wrappers(case):
+    optimizer = aj.dialects.keras3(**keras_arguments(case))
+    golden.check(case, optimizer, units=RECOMPUTED)
+
+
+@parametrize("keras3", "ema")
+def test_keras3_average(case):
+    optimizer = aj.dialects.keras3(**case.hyperparameters)
+    params = {v.name: jnp.asarray(v.init) for v in case.variables}
+    state = optimizer.init(params)
+    gradients = golden.recorded_gradients(case)
+    for t in range(case.steps):
+        updates, state = optimizer.update(gradients(t, params), state, params)
+        params = optax.apply_updates(params, updates)
+        average = optax.tree.get(state, "average")
+        for v in case.variables:
+            size = np.maximum(np.abs(v.init), np.abs(v.params[: t + 1]).max(axis=0))
+            units = 6 * (t + 1)
+            theirs = v.arrays["average"][t]
+            golden.compare(average[v.name], theirs, size, units, f"{case} {t}")
+
+
+@parametrize("keras3", "set")
+def test_keras3_learning_rate_set(case):
+    optimizer = optax.inject_hyperparams(aj.dialects.keras3)(**case.hyperparameters)
+    golden.check(case, optimizer, before_step=set_before_step(case, "learning_rate"))
+
+
+@parametrize("keras3", "constraint")
+def test_keras3_constraint(case):
+    golden.check(
+        case,
+        aj.dialects.keras3(**case.hyperparameters),
+        after_step=lambda params: jax.tree.map(lambda p: p * (p >= 0), params),
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"clipnorm": 1.0, "clipvalue": 0.5}, "only one of .* clipnorm, clipvalue"),
+        ({"gradient_accumulation_steps": 1}, "must be an integer >= 2 or None, got 1"),
+        ({"ema_overwrite_frequency": 1.5}, "must be an integer >= 1 or None, got 1.5"),
+        ({"use_ema": True, "ema_momentum": 2.0}, r"must be in \[0, 1\], got 2.0"),
+        ({"loss_scale_factor": 0.0}, "`loss_scale_factor` .* > 0, got 0.0"),
+    ],
+)
+def test_keras3_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        aj.dialects.keras3(**arguments)
+
+
+# PyTorch
+
+
+def torch_arguments(hyperparameters):
+    """Without those that choose an implementation and not a result."""
+    return {k: v for k, v in hyperparameters.items() if k not in ("foreach", "fused")}
+
+
+@parametrize("torch", "dense")
+def test_torch(case):
+    golden.check(case, aj.dialects.torch(**torch_arguments(case.hyperparameters)))
+
+
+@parametrize("torch", "dense_groups", "state_dict")
+def test_torch_groups(case):
+    groups = case.manifest["groups"]
+    # A group's own initial accumulator value is not used there.
+    for group in groups:
+        group["hyperparameters"].pop("initial_accumulator_value", None)
+    optimizer = optax.partition(
+        {
+            i: aj.dialects.torch(**(case.hyperparameters | group["hyperparameters"]))
+            for i, group in enumerate(groups)
+        },
+        {name: i for i, group in enumerate(groups) for name in group["variables"]},
+    )
+    golden.check(case, optimizer)
+
+
+@parametrize("torch", "dense_set")
+def test_torch_lr_set(case):
+    optimizer = optax.inject_hyperparams(aj.dialects.torch)(**case.hyperparameters)
+    golden.check(case, optimizer, before_step=set_before_step(case, "lr"))
+
+
+@parametrize("torch", "dense_missing")
+def test_torch_missing_gradients(case):
+    check_missing_gradients(case, aj.dialects.torch(**case.hyperparameters))
+
+
+@parametrize("keras3", "missing")
+def test_keras3_missing_gradients(case):
+    check_missing_gradients(case, aj.dialects.keras3(**case.hyperparameters))
+
+
+def check_missing_gradients(case, optimizer):
+    """There a variable without a gradient does not step, not even its own count."""
+    for v in case.variables:
+        taken = np.flatnonzero(v.present)
+        alone = case.only(v.name)
+        alone.steps = len(taken)
+        alone.variables[0].grads = v.grads[taken]
+        alone.variables[0].params = v.params[taken]
+        alone.variables[0].acc = v.acc[taken]
+        alone.variables[0].present = None
+        golden.check(alone, optimizer)
+
+
+def test_torch_complex_is_a_pair_of_reals():
+    result = golden.behaviour("torch", "complex")["result"]
+    params = jnp.array([1 + 2j, 3 - 1j])
+    gradient = jnp.array([0.5 - 1j, 2 + 0.25j])
+    torch = aj.dialects.torch(lr=0.1, initial_accumulator_value=0.1)
+    with pytest.raises(TypeError, match="split_real_and_imaginary"):
+        torch.init(params)
+    optimizer = optax.contrib.split_real_and_imaginary(torch)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    params = optax.apply_updates(params, updates)
+    pairs = np.stack([params.real, params.imag], axis=-1)
+    np.testing.assert_allclose(pairs, result["value"], rtol=6 * np.finfo(float).eps)
+
+
+# Optax
+
+
+def optax_arguments(case):
+    arguments = dict(case.hyperparameters)
+    rate = arguments["learning_rate"]
+    if isinstance(rate, dict):
+        args = dict(rate["args"])
+        if "boundaries_and_scales" in args:
+            scales = args["boundaries_and_scales"]
+            args["boundaries_and_scales"] = {int(k): v for k, v in scales.items()}
+        arguments["learning_rate"] = getattr(optax, rate["schedule"])(**args)
+    return arguments
+
+
+@parametrize("optax", "dense", "schedule")
+def test_optax(case):
+    # It was run eagerly. Its schedules compute in float32, also for float64, and inside
+    # jit XLA rounds them otherwise: an ulp of float32 is many of float64.
+    optimizer = aj.dialects.optax(**optax_arguments(case))
+    golden.check(case, optimizer, jit=case.kind != "schedule")
+
+
+@parametrize("optax", "chain")
+def test_optax_chain(case):
+    arguments = dict(case.hyperparameters)
+    learning_rate = arguments.pop("learning_rate")
+    max_norm = arguments.pop("max_norm", None)
+    weight_decay = arguments.pop("weight_decay", None)
+    mask = arguments.pop("mask", None)
+    clip = [aj.clip_by_global_norm(max_norm)] if max_norm is not None else []
+    if "scale_by_rss" in case.manifest["api"]:  # decoupled
+        arguments["epsilon"] = arguments.pop("eps")
+        optimizer = optax.chain(
+            aj.scale_by_adagrad(**arguments, epsilon_in_sqrt=True),
+            aj.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    else:
+        decay = [aj.add_decayed_weights(weight_decay, mask)] if weight_decay else []
+        optimizer = optax.chain(*clip, *decay, aj.dialects.optax(learning_rate))
+    golden.check(case, optimizer, units=RECOMPUTED if clip else 6)
+
+
+def test_state_may_come_from_optax():
+    """The accumulators mean the same, so a run of optax.adagrad can go on here."""
+    gradient = jnp.array([0.3, -2.0])
+    theirs, ours = optax.adagrad(0.1), aj.dialects.optax(0.1)
+    _, state = theirs.update(gradient, theirs.init(gradient))
+    accumulator = optax.tree.get(state, "sum_of_squares")
+    expected, _ = theirs.update(gradient, state)
+    updates, _ = ours.update(
+        gradient, optax.tree.set(ours.init(gradient), accumulator=accumulator)
+    )
+    np.testing.assert_allclose(updates, expected, rtol=6 * np.finfo(float).eps)
