@@ -20,7 +20,7 @@ check: $(VENV)/.check  ## formatting, lint and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.docs  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/sphinx-build -W -q docs site
 
 clean:  ## remove the virtual environment and what was built
 	rm -rf $(VENV) site

@@ -9,7 +9,12 @@ import optax
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import Accumulator, Diagonal
-from adagrad_jax._checks import check_fits_state, check_hyperparameter, check_leaves
+from adagrad_jax._checks import (
+    check_fits_state,
+    check_hyperparameters,
+    check_learning_rate,
+    check_leaves,
+)
 from adagrad_jax._precision import at_least_float32
 
 
@@ -73,15 +78,16 @@ def scale_by_adagrad(
       ... )
       >>> gradient = jnp.array([3.0, 4.0])
       >>> update, state = optimizer.update(gradient, optimizer.init(gradient))
-      >>> print(update.round(4), optax.tree.get(state, "accumulator").round(4))
-      [-0.0885 -0.093 ] [0.46 0.74]
+      >>> print(update, optax.tree.get(state, "accumulator"))
+      [-0.0885 -0.0930] [0.4600 0.7400]
 
     References:
       Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
       Stochastic Optimization", JMLR 12 (2011), Section 1.2 and Figure 1.
     """
-    check_hyperparameter("initial_accumulator_value", initial_accumulator_value)
-    check_hyperparameter("epsilon", epsilon)
+    check_hyperparameters(
+        initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
+    )
     inside, outside = (epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)
 
     def normalize(gradient: jax.Array, sum_of_squares: jax.Array) -> jax.Array:
@@ -189,10 +195,8 @@ def scale_by_learning_rate(
     learning_rate: optax.ScalarOrSchedule,
 ) -> optax.GradientTransformation:
     """``optax.scale_by_learning_rate``, checked, and keeping each update's dtype."""
-    if callable(learning_rate):
-        return optax.scale_by_learning_rate(learning_rate)
-    check_hyperparameter("learning_rate", learning_rate)
-    if isinstance(learning_rate, int | float):
+    check_learning_rate("learning_rate", learning_rate)
+    if callable(learning_rate) or isinstance(learning_rate, int | float):
         return optax.scale_by_learning_rate(learning_rate)
     # An array's dtype is not weak: optax.scale would turn bfloat16 updates to float32.
     step = -jnp.asarray(learning_rate)

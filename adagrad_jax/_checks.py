@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -53,6 +54,19 @@ def check_hyperparameter(
         raise ValueError(f"{wanted}, got {value!r}.")
 
 
+def check_hyperparameters(**values: ArrayLike | None) -> None:
+    """``check_hyperparameter`` for each that is not None."""
+    for name, value in values.items():
+        if value is not None:
+            check_hyperparameter(name, value)
+
+
+def check_learning_rate(name: str, value: optax.ScalarOrSchedule) -> None:
+    """``check_hyperparameter``, but a schedule, whose values come later, passes."""
+    if not callable(value):
+        check_hyperparameter(name, value)
+
+
 def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> None:
     """Raises TypeError unless each leaf is a floating-point or complex array.
 
@@ -61,26 +75,25 @@ def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> No
       noun: What its leaves are, for the message: "gradient", "parameter".
       real_because: Why complex leaves will not do, if so.
     """
+    remedy = (
+        "leave it out with optax.masked or optax.partition, or set it to None "
+        "(equinox.filter and flax.nnx.Param do so)"
+    )
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        remedy = (
-            "leave it out with optax.masked or optax.partition, or set it to None "
-            "(equinox.filter, flax.nnx.Param do so)."
-        )
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, complex | float | int):
             raise TypeError(
                 f"{noun} {_at(path)} must be an array, got {leaf!r} of type "
-                f"{type(leaf).__name__}; {remedy}"
+                f"{type(leaf).__name__}; {remedy}."
             )
-        dtype = getattr(leaf, "dtype", type(leaf))
+        dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{noun} {_at(path)} must be floating-point or complex, got dtype "
-                f"{np.dtype(dtype).name}; {remedy}"
+                f"{dtype}; {remedy}."
             )
         if real_because and jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"{noun} {_at(path)} must be real, got dtype {np.dtype(dtype).name}: "
-                f"{real_because}."
+                f"{noun} {_at(path)} must be real, got dtype {dtype}: {real_because}."
             )
 
 

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._checks import (
     check_fits_params,
-    check_hyperparameter,
+    check_hyperparameters,
+    check_learning_rate,
     check_leaves,
 )
 
@@ -57,7 +58,7 @@ def add_decayed_weights(
     References:
       Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
-    check_hyperparameter("weight_decay", weight_decay)
+    check_hyperparameters(weight_decay=weight_decay)
 
     def decay(update: jax.Array, param: jax.Array) -> jax.Array:
         rate = jnp.asarray(weight_decay, update.dtype)
@@ -103,9 +104,8 @@ def inverse_time_decay(
       >>> [float(schedule(t)) for t in (0, 2, 6)]
       [1.0, 0.5, 0.25]
     """
-    check_hyperparameter("decay", decay)
-    if not callable(learning_rate):
-        check_hyperparameter("learning_rate", learning_rate)
+    check_learning_rate("learning_rate", learning_rate)
+    check_hyperparameters(decay=decay)
 
     def schedule(count: ArrayLike) -> jax.Array:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate

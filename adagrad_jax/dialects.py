@@ -51,6 +51,8 @@ from adagrad_jax._adagrad import adagrad, scale_by_adagrad, scale_by_learning_ra
 from adagrad_jax._checks import (
     check_fits_params,
     check_hyperparameter,
+    check_hyperparameters,
+    check_learning_rate,
     check_leaves,
 )
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
@@ -102,14 +104,18 @@ def keras(
       >>> optimizer = aj.dialects.keras(0.1, decay=0.5)
       >>> weights = jnp.array([1.0])
       >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
-      >>> print(updates.round(4))
+      >>> print(updates)
       [-0.0953]
 
     References:
       TensorFlow r2.0, ``tf.keras.optimizers.Adagrad``.
     """
+    check_learning_rate("learning_rate", learning_rate)
+    check_learning_rate("lr", 0.0 if lr is None else lr)
+    check_hyperparameters(
+        epsilon=epsilon, clipnorm=clipnorm, clipvalue=clipvalue, decay=decay
+    )
     learning_rate = _to_float32(learning_rate if lr is None else lr)
-    check_hyperparameter("decay", decay)
     if _is_set(decay):
         learning_rate = inverse_time_decay(learning_rate, _to_float32(decay))
     return chain(
@@ -182,12 +188,19 @@ def keras3(
       >>> optimizer = aj.dialects.keras3(0.1, weight_decay=0.5)
       >>> weights = jnp.array([1.0])
       >>> updates, _ = optimizer.update(weights, optimizer.init(weights), weights)
-      >>> print(updates.round(4))
+      >>> print(updates)
       [-0.1453]
 
     References:
       Keras 3, ``keras.optimizers.Adagrad`` and ``keras.optimizers.Optimizer``.
     """
+    check_learning_rate("learning_rate", learning_rate)
+    check_hyperparameters(
+        weight_decay=weight_decay,
+        clipnorm=clipnorm,
+        clipvalue=clipvalue,
+        global_clipnorm=global_clipnorm,
+    )
     steps = _check_count("gradient_accumulation_steps", gradient_accumulation_steps, 2)
     frequency = _check_count("ema_overwrite_frequency", ema_overwrite_frequency, 1)
     clips: dict[str, tuple[Any, Any]] = {
@@ -255,12 +268,13 @@ def optax(
       >>> optimizer = aj.dialects.optax(0.1)
       >>> weights = jnp.array([1.0])
       >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
-      >>> print(updates.round(4))
+      >>> print(updates)
       [-0.0953]
 
     References:
       Optax, ``optax.adagrad`` and ``optax.scale_by_rss``.
     """
+    check_hyperparameters(eps=eps)
     return adagrad(
         learning_rate,
         initial_accumulator_value,
@@ -312,14 +326,14 @@ def torch(
       >>> optimizer = aj.dialects.torch(lr=0.1)
       >>> weights = jnp.array([1.0, 10.0])
       >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
-      >>> print(updates.round(4))
+      >>> print(updates)
       [-0.1 -0.1]
 
     References:
       PyTorch, ``torch.optim.Adagrad``.
     """
-    check_hyperparameter("lr_decay", lr_decay)
-    check_hyperparameter("weight_decay", weight_decay)
+    check_learning_rate("lr", lr)
+    check_hyperparameters(lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
     learning_rate = inverse_time_decay(lr, lr_decay) if _is_set(lr_decay) else lr
     transformation = chain(
         *([scale(-1.0)] if maximize else []),
@@ -374,7 +388,7 @@ def tf1(
       >>> optimizer = aj.dialects.tf1(0.1, initial_accumulator_value=3.0)
       >>> weights = jnp.array([1.0])
       >>> updates, _ = optimizer.update(weights, optimizer.init(weights))
-      >>> print(updates.round(4))
+      >>> print(updates)
       [-0.05]
 
     References:
@@ -383,6 +397,7 @@ def tf1(
     check_hyperparameter(
         "initial_accumulator_value", initial_accumulator_value, positive=True
     )
+    check_learning_rate("learning_rate", learning_rate)
     return adagrad(
         _to_float32(learning_rate),
         initial_accumulator_value,

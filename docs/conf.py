@@ -1,0 +1,21 @@
+"""Sphinx configuration; `make docs` builds into site/."""
+
+import adagrad_jax
+
+project = "adagrad_jax"
+author = "The adagrad_jax authors"
+release = adagrad_jax.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+]
+html_theme = "furo"
+html_title = "adagrad_jax"
+autodoc_typehints = "none"  # the docstrings say more
+autodoc_member_order = "bysource"
+default_role = "code"
+myst_heading_anchors = 3
+# The README's links into the repository lead nowhere from a page.
+suppress_warnings = ["myst.xref_missing"]
