@@ -7,6 +7,7 @@ what is compared is the ratio within a round. A process each also keeps thread p
 flags and environments apart: a peer may live in another virtual environment.
 """
 
+import contextlib
 import dataclasses
 import random
 import statistics
@@ -47,33 +48,24 @@ def serve(step: Callable[[], None]) -> None:
 
 def measure(contenders: list[Contender], rounds: int) -> dict[str, list[float]]:
     """Seconds of a step in each round, by contender; those that fail are left out."""
-    processes = {
-        c.name: subprocess.Popen(
-            c.command,
-            env=c.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        for c in contenders
-    }
-    try:
-        for name, process in list(processes.items()):
-            if _read(process) != "ready":
-                print(f"{name}: not available here (its process ended)")
-                del processes[name]
-        times: dict[str, list[float]] = {name: [] for name in processes}
+    with contextlib.ExitStack() as stack:
+        processes = {c.name: stack.enter_context(_start(c)) for c in contenders}
+        # Runs before the processes are waited for.
+        stack.callback(lambda: [process.kill() for process in processes.values()])
+        ready = {
+            name: process
+            for name, process in processes.items()
+            if _read(process) == "ready"
+        }
+        for name in processes.keys() - ready.keys():
+            print(f"{name}: not available here (its process ended)")
+        times: dict[str, list[float]] = {name: [] for name in ready}
         for turn in range(WARM_UP_TURNS + rounds):
-            for name in random.sample(list(processes), len(processes)):
-                _pipe(processes[name].stdin).write("go\n")
-                seconds = float(_read(processes[name]))
+            for name in random.sample(list(ready), len(ready)):
+                seconds = _take_turn(ready[name])
                 if turn >= WARM_UP_TURNS:
                     times[name].append(seconds)
-        return times
-    finally:
-        for process in processes.values():
-            process.kill()
+    return times
 
 
 def median_ratio(times: list[float], baseline: list[float]) -> float:
@@ -81,11 +73,21 @@ def median_ratio(times: list[float], baseline: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, baseline, strict=True))
 
 
+def _start(contender: Contender) -> subprocess.Popen:
+    return subprocess.Popen(
+        contender.command,
+        env=contender.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+
+
+def _take_turn(process: subprocess.Popen) -> float:
+    print("go", file=process.stdin)
+    return float(_read(process))
+
+
 def _read(process: subprocess.Popen) -> str:
-    return _pipe(process.stdout).readline().strip()
-
-
-def _pipe(pipe):
-    if pipe is None:
-        raise RuntimeError("the process was started without a pipe")
-    return pipe
+    return next(iter(process.stdout or ()), "").strip()

@@ -40,6 +40,10 @@ Trained = tuple[Params, optax.OptState]
 # A rate that decays makes the state more than accumulators: it also counts the steps.
 optimizer = aj.adagrad(aj.inverse_time_decay(0.5, decay=0.1))
 
+# Virtual devices share a few cores: with many steps under way they could wait for each
+# other for ever, so each step is finished before the next. Real devices need no wait.
+finished = jax.block_until_ready
+
 
 def initial_params() -> Params:
     """An embedding table and a linear layer."""
@@ -96,7 +100,9 @@ def train_with_jit(params: Params, batches: list[Batch]) -> Trained:
     # be compiled a second time for the count of steps, which it leaves on one device.
     params, state = jax.device_put((params, optimizer.init(params)), replicated)
     for batch in batches:
-        params, state, _ = train_step(params, state, jax.device_put(batch, split))
+        params, state, _ = finished(
+            train_step(params, state, jax.device_put(batch, split))
+        )
     return params, state
 
 
@@ -134,7 +140,7 @@ def train_with_shard_map(params: Params, batches: list[Batch]) -> Trained:
     step = make_shard_map_step(mesh)
     params, state = jax.device_put((params, optimizer.init(params)), replicated)
     for batch in batches:
-        params, state, _ = step(params, state, jax.device_put(batch, split))
+        params, state, _ = finished(step(params, state, jax.device_put(batch, split)))
     return params, state
 
 
@@ -173,7 +179,7 @@ def train_with_pmap(params: Params, batches: list[Batch]) -> Trained:
     """Returns all copies; :func:`unreplicate` takes one of them."""
     params, state = replicate((params, optimizer.init(params)))
     for batch in batches:
-        params, state, _ = pmap_step(params, state, split_batch(batch))
+        params, state, _ = finished(pmap_step(params, state, split_batch(batch)))
     return params, state
 
 

@@ -152,7 +152,9 @@ def test_row_sharded_table_keeps_its_accumulator_sharded_alike(batches, expected
     for batch in [None, *batches]:  # checked before the first step, and after each
         if batch is not None:
             batch = jax.device_put(batch, split)
-            params, state, _ = example.train_step(params, state, batch)
+            params, state, _ = example.finished(
+                example.train_step(params, state, batch)
+            )
         accumulator = optax.tree.get(state, "accumulator")
         for name, param in params.items():
             assert param.sharding.is_equivalent_to(shardings[name], param.ndim)
@@ -169,7 +171,9 @@ def test_flax_replicate_and_unreplicate_take_the_state(batches, expected):
     assert_one_copy_each(copies, single)
     chex.assert_trees_all_equal(flax.jax_utils.unreplicate(copies), single)
     for batch in batches:
-        *copies, _ = example.pmap_step(*copies, example.split_batch(batch))
+        *copies, _ = example.finished(
+            example.pmap_step(*copies, example.split_batch(batch))
+        )
     assert_close(flax.jax_utils.unreplicate(tuple(copies)), expected)
 
 
