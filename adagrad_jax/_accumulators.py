@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import at_least_float32, squared_magnitude
@@ -95,7 +96,7 @@ class Diagonal:
             dtype = jnp.finfo(jnp.result_type(param)).dtype
         else:
             dtype = self.dtype
-        return jnp.full_like(param, initial_accumulator_value, dtype=dtype)
+        return full_like(param, initial_accumulator_value, dtype)
 
     def update(
         self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
@@ -106,3 +107,15 @@ class Diagonal:
         # What divides is what is kept, rounded as it is kept.
         accumulator = total.astype(accumulator.dtype)
         return normalize(gradient, accumulator), accumulator
+
+
+def full_like(
+    param: jax.Array, value: ArrayLike, dtype: DTypeLike | None = None
+) -> jax.Array:
+    """An array shaped and sharded like ``param``, of its dtype if None is given."""
+    full = jnp.full_like(param, value, dtype=dtype or jnp.result_type(param))
+    if isinstance(param, Tracer):
+        # A constant made inside jit has no sharding; it takes the parameter's only
+        # if it seems to depend on it. XLA drops the comparison afterwards.
+        full = jnp.where(param == param, full, full)
+    return full

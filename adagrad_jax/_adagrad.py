@@ -62,8 +62,8 @@ def scale_by_adagrad(
 
     Returns:
       An Optax transformation with a :class:`ScaleByAdagradState`. Updates keep the
-      gradients' shapes and dtypes; the arithmetic is in the wider of the gradient's
-      and the accumulator's precision.
+      gradients' shapes and dtypes; the arithmetic is in float32, or float64 if either
+      gradient or accumulator is. Accumulators are sharded like their parameters.
 
     Raises:
       TypeError: If a hyperparameter is no number, or a leaf is neither floating-point
@@ -219,12 +219,12 @@ def _divide_by_root(
         ]
         return jax.lax.complex(*parts)
     dtype = at_least_float32(numerator.dtype, sum_of_squares.dtype)
-    # Both sqrt and division are kept away from 0, not only their results replaced
-    # there: a gradient through the step would be infinity * 0 = NaN otherwise.
     radicand = sum_of_squares.astype(dtype) + jnp.asarray(inside, dtype)
-    no_root = radicand == 0
-    root = jnp.where(no_root, 0, jnp.sqrt(jnp.where(no_root, 1, radicand)))
-    denominator = root + jnp.asarray(outside, dtype)
-    undefined = denominator == 0
-    quotient = numerator.astype(dtype) / jnp.where(undefined, 1, denominator)
-    return jnp.where(undefined, 0, quotient).astype(numerator.dtype)
+    nothing = radicand == 0
+    # The root is kept away from 0, not only its result replaced there: a derivative
+    # through the step would be infinity * 0 = NaN otherwise.
+    root = jnp.sqrt(jnp.where(nothing, 1, radicand))
+    outside = jnp.asarray(outside, dtype)
+    epsilon_alone = jnp.where(outside == 0, jnp.inf, outside)
+    denominator = jnp.where(nothing, epsilon_alone, root + outside)
+    return (numerator.astype(dtype) / denominator).astype(numerator.dtype)

@@ -26,30 +26,22 @@ Where a peer divides 0 by 0 and gets NaN (epsilon 0, no gradient yet) the update
 are left out.
 """
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from optax import (
-    GradientTransformation,
     GradientTransformationExtraArgs,
-    MultiSteps,
     Params,
     ScalarOrSchedule,
-    Updates,
-    apply_updates,
     chain,
     scale,
-    with_extra_args_support,
 )
 
 from adagrad_jax._accumulators import Diagonal
 from adagrad_jax._adagrad import adagrad, scale_by_adagrad, scale_by_learning_rate
 from adagrad_jax._checks import (
-    check_fits_params,
     check_hyperparameter,
     check_hyperparameters,
     check_learning_rate,
@@ -57,6 +49,7 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
+from adagrad_jax._keras3 import accumulate_gradients, average_params
 
 _LIKE_PARAMETER = Diagonal(dtype="parameter")
 
@@ -216,7 +209,7 @@ def keras3(
         )
     if loss_scale_factor is not None:
         check_hyperparameter("loss_scale_factor", loss_scale_factor, positive=True)
-    step: GradientTransformation = chain(
+    step = chain(
         *(clip(bound) for clip, bound in clips.values()),
         scale_by_adagrad(
             initial_accumulator_value,
@@ -228,11 +221,11 @@ def keras3(
         scale_by_learning_rate(_at_last_call(_to_float32(learning_rate), steps or 1)),
     )
     if steps:
-        step = MultiSteps(step, steps).gradient_transformation()
+        step = accumulate_gradients(step, steps)
     return chain(
         *([scale(1 / loss_scale_factor)] if loss_scale_factor is not None else []),
-        with_extra_args_support(step),
-        *([_average_params(ema_momentum, frequency, steps or 1)] if use_ema else []),
+        step,
+        *([average_params(ema_momentum, frequency, steps or 1)] if use_ema else []),
     )
 
 
@@ -404,57 +397,6 @@ def tf1(
         0.0,
         accumulator=_LIKE_PARAMETER,
     )
-
-
-class AverageParamsState(NamedTuple):
-    """What ``keras3(use_ema=True)`` remembers besides Adagrad's own state.
-
-    Attributes:
-      count: How often it was called, shape (), int32.
-      average: The moving average of the parameters, a tree like theirs.
-    """
-
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # as Optax's
-    average: chex.ArrayTree
-
-
-def _average_params(
-    momentum: ArrayLike, overwrite_frequency: int | None, steps: int
-) -> GradientTransformationExtraArgs:
-    """Averages parameters over calls; ``steps`` calls make one update."""
-    check_hyperparameter("ema_momentum", momentum)
-    if isinstance(momentum, int | float) and momentum > 1:
-        raise ValueError(f"`ema_momentum` must be in [0, 1], got {momentum!r}.")
-
-    def init_fn(params: Params) -> AverageParamsState:
-        return AverageParamsState(
-            count=jnp.zeros((), jnp.int32), average=jax.tree.map(jnp.zeros_like, params)
-        )
-
-    def update_fn(
-        updates: Updates,
-        state: Any,
-        params: Any = None,
-        **extra_args: Any,
-    ) -> tuple[Updates, AverageParamsState]:
-        del extra_args
-        check_fits_params(updates, params)
-        iterations = state.count // steps
-        share = jnp.where(iterations == 0, 0, jnp.asarray(momentum, float))
-
-        def mix(average: jax.Array, param: jax.Array) -> jax.Array:
-            kept = share.astype(param.dtype)
-            return kept * average + (1 - kept) * param
-
-        average = jax.tree.map(mix, state.average, apply_updates(params, updates))
-        if overwrite_frequency is not None:
-            overwrite = (iterations + 1) % overwrite_frequency == 0
-            updates = jax.tree.map(
-                lambda u, a, p: jnp.where(overwrite, a - p, u), updates, average, params
-            )
-        return updates, AverageParamsState(state.count + 1, average)
-
-    return GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _to_float32(value: Any) -> Any:

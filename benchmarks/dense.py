@@ -15,6 +15,7 @@ plot, go to benchmarks/results/dense.*.
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.side_by_side import Contender, measure, median_ratio, serve
+from benchmarks.side_by_side import Team, measure, median_ratio, serve
 
 LARGE = 64 * 2**20
 FORM_SIZE = 16 * 2**20  # still far larger than any cache
@@ -54,7 +55,7 @@ CASES = {
     "1,000 arrays of 64": [(64,)] * 1000,
 }
 
-# --- Contenders: each runs in a process of its own, so imports are inside -------------
+# --- Contenders: torch runs where jax may not be, so imports are inside ---------------
 
 
 def optimizer_step(name: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
@@ -157,40 +158,53 @@ def torch_step(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
     return torch.optim.Adagrad(params, lr=RATE, fused=True).step
 
 
-def work(name: str, case: str) -> None:
-    """What a contender's process does."""
-    if name in ("adagrad_jax", "optax"):
-        serve(optimizer_step(name, CASES[case]))
-    elif name == "torch fused":
-        serve(torch_step(CASES[case]))
-    else:
-        (form,) = (form for form in FORMS if form.__name__ == name)
-        serve(form_step(form))
+def make_step(name: str, case: str) -> Callable[[], None]:
+    if name == "torch fused":
+        return torch_step(CASES[case])
+    forms = {form.__name__: form for form in FORMS}
+    if name in forms:
+        return form_step(forms[name])
+    return optimizer_step(name.removesuffix(" again"), CASES[case])
 
 
 # --- The report -----------------------------------------------------------------------
 
 
-def contender(worker: str, case: str, python: str, flags: str = "") -> Contender:
-    command = [python, "-m", "benchmarks.dense", "--worker", worker, "--case", case]
-    name = f"{worker} + multi-output fusion" if flags else worker
-    return Contender(name, command, os.environ | {"XLA_FLAGS": flags})
+def team(names: list[str], case: str, python: str, flags: str = "") -> Team:
+    suffix = " + multi-output fusion" if flags else ""
+    return Team(
+        tuple(name + suffix for name in names),
+        [python, "-m", "benchmarks.dense", "--case", case, "--steps", *names],
+        os.environ | {"XLA_FLAGS": flags},
+    )
 
 
 def run_case(case: str, torch: str | None, rounds: int) -> dict[str, list[float]]:
-    field = [contender(w, case, sys.executable) for w in ("optax", "adagrad_jax")]
-    if torch:
-        field += [contender("torch fused", case, torch)]
-    return measure(field, rounds)
+    """Optax runs twice: how far that is from 1 is how far noise goes.
+
+    Of a thousand small steps the one whose arrays were made first is a few per cent
+    faster, so processes are started several times over, each in another order.
+    """
+    times: dict[str, list[float]] = {}
+    names = ["optax", "optax again", "adagrad_jax"]
+    for order in itertools.permutations(names):
+        teams = [team(list(order), case, sys.executable)]
+        if torch:
+            teams += [team(["torch fused"], case, torch)]
+        for name, seconds in measure(teams, rounds).items():
+            times.setdefault(name, []).extend(seconds)
+    return {name: times[name] for name in [*names, "torch fused"] if name in times}
 
 
 def run_forms(rounds: int) -> dict[str, list[float]]:
     names = [form.__name__ for form in FORMS]
-    field = [contender(name, "", sys.executable) for name in names]
-    field += [
-        contender(name, "", sys.executable, MULTI_OUTPUT_FUSION) for name in names[:3]
-    ]
-    return measure(field, rounds)
+    return measure(
+        [
+            team(names, "", sys.executable),
+            team(names[:3], "", sys.executable, MULTI_OUTPUT_FUSION),
+        ],
+        rounds,
+    )
 
 
 def summarize(times: dict[str, list[float]], baseline: str) -> dict[str, Any]:
@@ -237,13 +251,13 @@ def plot(results: dict[str, Any], path: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", nargs="+", help=argparse.SUPPRESS)  # in a process
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        return work(args.worker, args.case)
+    if args.steps:
+        return serve([make_step(name, args.case) for name in args.steps])
 
     import jax
     import optax

@@ -1,10 +1,11 @@
-"""Contenders take turns, each in a process of its own.
+"""Contenders take turns, so that all see the same machine.
 
-Timings on a shared machine drift by more than what is to be measured. So each
-contender (a library, a variant, a set of compiler flags) gets a process that builds its
-step, warms it up and waits; then all take a turn in each round, in random order, and
-what is compared is the ratio within a round. A process each also keeps thread pools,
-flags and environments apart: a peer may live in another virtual environment.
+Timings on a shared machine drift by more than what is to be measured. So all contenders
+take a turn in each round, in random order, and what is compared is the ratio within a
+round. Contenders that need their own compiler flags or environment (a peer may live in
+another virtual environment) get a process of their own; those that do not share one,
+since two processes with the very same step can differ by a tenth for as long as they
+live, by where their memory and threads happen to lie.
 """
 
 import contextlib
@@ -20,49 +21,53 @@ WARM_UP_TURNS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
-    """A command that ends in `serve`, and the environment variables it runs with."""
+class Team:
+    """Contenders in one process: a command that ends in `serve`, its environment."""
 
-    name: str
+    names: tuple[str, ...]
     command: list[str]
     env: dict[str, str]
 
 
-def serve(step: Callable[[], None]) -> None:
-    """In a contender's process: takes a turn for each line of standard input.
+def serve(steps: list[Callable[[], None]]) -> None:
+    """In a team's process: each line of standard input says which step has a turn.
 
-    A turn is as many steps as take about 50 ms; its answer is the seconds of one step.
-    `step` must not return before its work is done.
+    A turn is as many calls as take about 50 ms; its answer is the seconds of one call.
+    A step must not return before its work is done.
     """
-    step()  # compiles
-    start = time.perf_counter()
-    step()
-    steps = max(1, round(0.05 / (time.perf_counter() - start)))
-    print("ready", flush=True)
-    for _ in sys.stdin:
+    repeats = []
+    for step in steps:
+        step()  # compiles
         start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        print((time.perf_counter() - start) / steps, flush=True)
+        step()
+        repeats.append(max(1, round(0.05 / (time.perf_counter() - start))))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        number = int(line)
+        start = time.perf_counter()
+        for _ in range(repeats[number]):
+            steps[number]()
+        print((time.perf_counter() - start) / repeats[number], flush=True)
 
 
-def measure(contenders: list[Contender], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step in each round, by contender; those that fail are left out."""
+def measure(teams: list[Team], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step in each round, by contender; teams that fail are left out."""
     with contextlib.ExitStack() as stack:
-        processes = {c.name: stack.enter_context(_start(c)) for c in contenders}
+        processes = [stack.enter_context(_start(team)) for team in teams]
         # Runs before the processes are waited for.
-        stack.callback(lambda: [process.kill() for process in processes.values()])
-        ready = {
-            name: process
-            for name, process in processes.items()
-            if _read(process) == "ready"
-        }
-        for name in processes.keys() - ready.keys():
-            print(f"{name}: not available here (its process ended)")
-        times: dict[str, list[float]] = {name: [] for name in ready}
+        stack.callback(lambda: [process.kill() for process in processes])
+        contenders = {}
+        for team, process in zip(teams, processes, strict=True):
+            if _read(process) == "ready":
+                contenders |= {n: (process, i) for i, n in enumerate(team.names)}
+            else:
+                print(f"{', '.join(team.names)}: not available (the process ended)")
+        times: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(WARM_UP_TURNS + rounds):
-            for name in random.sample(list(ready), len(ready)):
-                seconds = _take_turn(ready[name])
+            for name in random.sample(list(contenders), len(contenders)):
+                process, number = contenders[name]
+                print(number, file=process.stdin)
+                seconds = float(_read(process))
                 if turn >= WARM_UP_TURNS:
                     times[name].append(seconds)
     return times
@@ -73,20 +78,15 @@ def median_ratio(times: list[float], baseline: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, baseline, strict=True))
 
 
-def _start(contender: Contender) -> subprocess.Popen:
+def _start(team: Team) -> subprocess.Popen:
     return subprocess.Popen(
-        contender.command,
-        env=contender.env,
+        team.command,
+        env=team.env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
     )
-
-
-def _take_turn(process: subprocess.Popen) -> float:
-    print("go", file=process.stdin)
-    return float(_read(process))
 
 
 def _read(process: subprocess.Popen) -> str:

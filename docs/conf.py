@@ -19,3 +19,4 @@ default_role = "code"
 myst_heading_anchors = 3
 # The README's links into the repository lead nowhere from a page.
 suppress_warnings = ["myst.xref_missing"]
+napoleon_attr_annotations = False

@@ -32,7 +32,6 @@ class Case:
     stateless: bool = False
     complex_ok: bool = True
     own_dtype: bool = False  # accumulators in the parameter's dtype, as the peer's
-    strict: bool = True  # False: part of it is Optax's, which promotes dtypes
 
     def __str__(self) -> str:
         return self.name
@@ -83,9 +82,9 @@ CASES = [
     Case("adagrad-array", aj.adagrad, {"learning_rate": jnp.float32(0.1)}),
     Case("adagrad-schedule", aj.adagrad, {"learning_rate": SCHEDULE}),
     Case("adagrad-in-sqrt", aj.adagrad, {"epsilon_in_sqrt": True}),
-    Case("value", aj.clip_by_value, {"max_abs": 0.7}, **NO_STATE, **REAL),
-    Case("norm", aj.clip_by_norm, {"max_norm": 1.0}, **NO_STATE),
-    Case("global-norm", aj.clip_by_global_norm, {"max_norm": 1.0}, **NO_STATE),
+    Case("clip-value", aj.clip_by_value, {"max_abs": 0.7}, **NO_STATE, **REAL),
+    Case("clip-norm", aj.clip_by_norm, {"max_norm": 1.0}, **NO_STATE),
+    Case("clip-global-norm", aj.clip_by_global_norm, {"max_norm": 1.0}, **NO_STATE),
     Case("decay", aj.add_decayed_weights, DECAY, **NO_STATE, **PARAMS),
     Case("decay-masked", aj.add_decayed_weights, MASKED, **NO_STATE, **PARAMS),
     Case("keras", dialects.keras, {}, **OWN),
@@ -94,8 +93,8 @@ CASES = [
     Case("keras3-decay", K3, DECAY, **OWN, **PARAMS),
     Case("keras3-clip", K3, {"global_clipnorm": 1.0}, **OWN),
     Case("keras3-average", K3, {"use_ema": True}, **OWN, **PARAMS),
-    Case("keras3-accumulation", K3, ACCUMULATION, **OWN, strict=False),
-    Case("keras3-everything", K3, EVERYTHING, **OWN, **PARAMS, strict=False),
+    Case("keras3-accumulation", K3, ACCUMULATION, **OWN),
+    Case("keras3-everything", K3, EVERYTHING, **OWN, **PARAMS),
     Case("optax", dialects.optax, {"learning_rate": 0.1}, **OWN),
     Case("torch", dialects.torch, {}, **OWN, **REAL),
     Case("torch-everything", dialects.torch, TORCH, **OWN, **PARAMS, **REAL),
@@ -105,17 +104,7 @@ WITH_STATE = [case for case in CASES if not case.stateless]
 
 
 def over(cases):
-    """Parametrises over cases, with the dtype promotion that each is meant for."""
     return pytest.mark.parametrize("case", cases, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def _promotion(request):
-    strict = (
-        "case" not in request.fixturenames or request.getfixturevalue("case").strict
-    )
-    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
-        yield
 
 
 def test_every_transformation_is_in_the_table():
@@ -218,8 +207,7 @@ LEAVES = {
     "complex": lambda: arrays(jnp.complex64, jnp.float16),
     "complex-64": lambda: arrays(jnp.complex64, jnp.complex128, jnp.float64),
     "numpy": lambda: [np.ones((2, 2), np.float32), np.float16(1), np.ones((), "f4")],
-    "numpy-64": lambda: [np.ones((2, 2)), np.float64(1), np.ones(2, np.float32)],
-    "weak": lambda: {"a": 1.5, "b": [0.0], "c": jnp.asarray(1.5), "d": jnp.ones(2)},
+    "weak": lambda: {"a": 1.5, "b": [0.0], "c": jnp.asarray(1.5), "d": np.ones(2)},
 }
 LEAVES["weak-64"] = LEAVES["weak"]
 
@@ -276,34 +264,6 @@ def test_accumulators_are_wide_enough(case):
             assert [a.dtype for a in kept] == ["float32", "float64"]
 
 
-@pytest.mark.parametrize("in_sqrt", [False, True])
-def test_float16_accumulator_overflows_where_the_default_does_not(in_sqrt):
-    weights = jnp.ones(1, jnp.float16)
-    accumulators, updates = [], []
-    for dtype in ("parameter", None):
-        kept = aj.Diagonal(dtype)
-        scale = aj.scale_by_adagrad(accumulator=kept, epsilon_in_sqrt=in_sqrt)
-        update, state = scale.update(256 * weights, scale.init(weights))
-        accumulators.append(float(state.accumulator[0]))
-        updates.append(float(update[0]))
-    assert accumulators == [np.inf, np.float32(65536.1)]
-    assert updates == [0, 1]  # infinity ends all learning
-
-
-def test_bfloat16_accumulator_stops_growing_where_the_default_does_not():
-    weights = jnp.ones(1, jnp.bfloat16)
-    sums = []
-    for dtype in ("parameter", None):
-        scale = aj.scale_by_adagrad(0.0, accumulator=aj.Diagonal(dtype))
-        state, _ = jax.lax.scan(
-            lambda state, g, scale=scale: scale.update(g, state)[::-1],
-            scale.init(weights),
-            jnp.ones((1000, 1), jnp.bfloat16),
-        )
-        sums.append(float(state.accumulator[0]))
-    assert sums == [256, 1000]
-
-
 # JAX's transformations
 
 
@@ -351,13 +311,15 @@ def test_scan_equals_a_loop(case):
 @over(CASES)
 def test_vmap_over_hyperparameters_equals_a_loop(case):
     """Built inside the vmapped function, each number an array that is not known."""
-    factors = [0.1, 0.5, 1.0]
-    choices = [{n: f * x for n, x in case.numbers.items()} for f in factors]
-    expected = [train(case.build(**numbers), some_params())[0] for numbers in choices]
-    vmapped = jax.vmap(lambda numbers: train(case.build(**numbers), some_params())[0])
+
+    def run(numbers):
+        return train(case.build(**numbers), some_params(), steps=2)[0]
+
+    factors = [0.3, 1.0]
+    expected = [run({n: f * x for n, x in case.numbers.items()}) for f in factors]
     stacked = {n: jnp.array(factors) * x for n, x in case.numbers.items()}
     assert stacked
-    assert_close(jax.jit(vmapped)(stacked), stack(expected))
+    assert_close(jax.jit(jax.vmap(run))(stacked), stack(expected))
 
 
 @over(CASES)
@@ -439,7 +401,6 @@ def test_init_of_abstract_parameters(case):
 @over(CASES)
 def test_exported_training_step(case):
     """Value, gradient and update, for platforms that are not here; the cpu's is run."""
-    pytest.importorskip("flatbuffers")  # which jax.export needs for serialize
     optimizer, params = case.build(), some_params()
     leaves, structure = jax.tree.flatten((params, optimizer.init(params)))
 

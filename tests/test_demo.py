@@ -46,18 +46,19 @@ def test_the_notebook_runs_from_top_to_bottom():
 
 
 def test_contenders_take_turns():
-    """Each in a process of its own; one that cannot start is left out."""
-    serve = "import sys; from benchmarks.side_by_side import serve; serve({})"
-    field = [
-        side_by_side.Contender(name, [sys.executable, "-c", code], dict(os.environ))
-        for name, code in {
-            "a": serve.format("lambda: sum(range(1000))"),
-            "b": serve.format("lambda: sum(range(2000))"),
-            "absent": "raise SystemExit(1)",
-        }.items()
+    """Teams in processes of their own; one that cannot start is left out."""
+    serve = "from benchmarks.side_by_side import serve; serve([{}])"
+    code = {
+        ("a", "b"): serve.format("lambda: sum(range(1000)), lambda: sum(range(9999))"),
+        ("c",): serve.format("lambda: sum(range(2000))"),
+        ("absent",): "raise SystemExit(1)",
+    }
+    teams = [
+        side_by_side.Team(names, [sys.executable, "-c", text], dict(os.environ))
+        for names, text in code.items()
     ]
-    times = side_by_side.measure(field, rounds=2)
-    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 2, "b": 2}
+    times = side_by_side.measure(teams, rounds=2)
+    assert {name: len(x) for name, x in times.items()} == {"a": 2, "b": 2, "c": 2}
     assert side_by_side.median_ratio([2.0, 9.0, 3.0], [1.0, 3.0, 3.0]) == 2.0
 
 
