@@ -196,12 +196,18 @@ def scale_by_learning_rate(
 ) -> optax.GradientTransformation:
     """``optax.scale_by_learning_rate``, checked, and keeping each update's dtype."""
     check_learning_rate("learning_rate", learning_rate)
-    if callable(learning_rate) or isinstance(learning_rate, int | float):
+    if callable(learning_rate):
         return optax.scale_by_learning_rate(learning_rate)
-    # An array's dtype is not weak: optax.scale would turn bfloat16 updates to float32.
-    step = -jnp.asarray(learning_rate)
+    return scale_by(-learning_rate)
+
+
+def scale_by(factor: Any) -> optax.GradientTransformation:
+    """``optax.scale``, but an array's dtype, which is not weak, promotes no update."""
+    if isinstance(factor, int | float):
+        return optax.scale(factor)
+    factor = jnp.asarray(factor)
     return optax.stateless(
-        lambda updates, _: jax.tree.map(lambda u: step.astype(u.dtype) * u, updates)
+        lambda updates, _: jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
     )
 
 

@@ -36,11 +36,15 @@ from optax import (
     Params,
     ScalarOrSchedule,
     chain,
-    scale,
 )
 
 from adagrad_jax._accumulators import Diagonal
-from adagrad_jax._adagrad import adagrad, scale_by_adagrad, scale_by_learning_rate
+from adagrad_jax._adagrad import (
+    adagrad,
+    scale_by,
+    scale_by_adagrad,
+    scale_by_learning_rate,
+)
 from adagrad_jax._checks import (
     check_hyperparameter,
     check_hyperparameters,
@@ -223,7 +227,7 @@ def keras3(
     if steps:
         step = accumulate_gradients(step, steps)
     return chain(
-        *([scale(1 / loss_scale_factor)] if loss_scale_factor is not None else []),
+        *([scale_by(1 / loss_scale_factor)] if loss_scale_factor is not None else []),
         step,
         *([average_params(ema_momentum, frequency, steps or 1)] if use_ema else []),
     )
@@ -329,7 +333,7 @@ def torch(
     check_hyperparameters(lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
     learning_rate = inverse_time_decay(lr, lr_decay) if _is_set(lr_decay) else lr
     transformation = chain(
-        *([scale(-1.0)] if maximize else []),
+        *([scale_by(-1.0)] if maximize else []),
         *([add_decayed_weights(weight_decay)] if _is_set(weight_decay) else []),
         adagrad(
             learning_rate,

@@ -228,9 +228,10 @@ def test_keras3_weight_decay(case):
 
 
 @parametrize("keras3", "ema", "everything", "accumulation")
-def test_keras3_wrappers(case):
+def test_keras3_around_the_update(case):
+    clips = any("clipnorm" in name for name in case.hyperparameters)
     optimizer = aj.dialects.keras3(**keras_arguments(case))
-    golden.check(case, optimizer, units=RECOMPUTED)
+    golden.check(case, optimizer, units=RECOMPUTED if clips else 6)
 
 
 @parametrize("keras3", "ema")
