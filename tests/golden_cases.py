@@ -149,14 +149,16 @@ def _run(
                 v.name: jnp.asarray(v.params[t - 1], v.dtype) for v in case.variables
             }
             size = {name: _magnitude(p) for name, p in params.items()}
-            state = _with_accumulators(
-                state,
-                {
-                    v.name: v.acc[t - 1]
-                    for v in case.variables
-                    if not np.isnan(v.acc[t - 1]).any()  # not made yet
-                },
-            )
+            for field, arrays in {
+                "accumulator": {v.name: v.acc for v in case.variables},
+                "average": {v.name: v.arrays.get("average") for v in case.variables},
+            }.items():
+                known = {
+                    name: array[t - 1]
+                    for name, array in arrays.items()
+                    if array is not None and not np.isnan(array[t - 1]).any()
+                }  # NaN: not made yet
+                state = _replace(state, field, known)
         before = params
         state = before_step(t, state)
         updates, state = update(gradients(t, params), state, params)
@@ -187,21 +189,24 @@ def _magnitude(x: Any) -> np.ndarray:
     return np.abs(np.nan_to_num(np.asarray(x, np.float64), posinf=0, neginf=0))
 
 
-def _variable(path: Any) -> str | None:
-    """Whose accumulator lies at this path of a state, if one does."""
+def _variable(path: Any, field: str) -> str | None:
+    """Whose ``field`` lies at this path of a state, if one does."""
     names = [getattr(key, "name", getattr(key, "key", None)) for key in path]
-    return names[-1] if "accumulator" in names else None
+    return names[-1] if field in names else None
 
 
 def _accumulators(state: Any) -> dict[str, Any]:
     """By variable, wherever chain or partition may have put them."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {_variable(path): leaf for path, leaf in leaves if _variable(path)}
+    named = [(_variable(path, "accumulator"), leaf) for path, leaf in leaves]
+    return {name: leaf for name, leaf in named if name}
 
 
-def _with_accumulators(state: Any, values: dict[str, np.ndarray]) -> Any:
+def _replace(state: Any, field: str, values: dict[str, np.ndarray]) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(values.get(_variable(path), leaf), leaf.dtype),
+        lambda path, leaf: jnp.asarray(
+            values.get(_variable(path, field), leaf), leaf.dtype
+        ),
         state,
     )
 
