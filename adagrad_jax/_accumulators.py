@@ -8,7 +8,7 @@ the accumulator's business: it is handed in as ``normalize``.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ The sum of squares broadcasts to the gradient.
 """
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """What the ``accumulator`` argument must offer. Instances must be hashable."""
 

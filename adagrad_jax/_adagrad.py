@@ -10,8 +10,10 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import Accumulator, Diagonal
 from adagrad_jax._checks import (
+    check_accumulator,
     check_fits_state,
     check_hyperparameters,
+    check_kinds,
     check_learning_rate,
     check_leaves,
 )
@@ -66,8 +68,9 @@ def scale_by_adagrad(
       gradient or accumulator is. Accumulators are sharded like their parameters.
 
     Raises:
-      TypeError: If a hyperparameter is no number, or a leaf is neither floating-point
-        nor complex.
+      TypeError: If a hyperparameter is no number, ``accumulator`` no accumulator, a
+        leaf neither floating-point nor complex, or a gradient complex where its
+        parameter (if given) is real.
       ValueError: If a hyperparameter is negative, NaN or infinite, or gradients have
         another tree or other shapes than the parameters that ``init`` saw.
 
@@ -88,6 +91,7 @@ def scale_by_adagrad(
     check_hyperparameters(
         initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
     )
+    check_accumulator(accumulator)
     inside, outside = (epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)
 
     def normalize(gradient: jax.Array, sum_of_squares: jax.Array) -> jax.Array:
@@ -107,8 +111,9 @@ def scale_by_adagrad(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAdagradState]:
-        del params, extra_args
+        del extra_args
         check_leaves(updates, "gradient")
+        check_kinds(updates, params)
         check_fits_state(updates, state.accumulator, accumulator.init)
         gradients, structure = jax.tree.flatten(updates)
         pairs = [

@@ -17,6 +17,8 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from adagrad_jax._accumulators import Accumulator
+
 Path = tuple[Any, ...]
 
 
@@ -65,6 +67,15 @@ def check_learning_rate(name: str, value: optax.ScalarOrSchedule) -> None:
     """``check_hyperparameter``, but a schedule, whose values come later, passes."""
     if not callable(value):
         check_hyperparameter(name, value)
+
+
+def check_accumulator(value: Any) -> None:
+    """Raises TypeError unless ``value`` has what an accumulator must have."""
+    # A class has the methods too, but not bound to anything.
+    if isinstance(value, type) or not isinstance(value, Accumulator):
+        raise TypeError(
+            f"`accumulator` must be an accumulator like Diagonal(), got {value!r}."
+        )
 
 
 def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> None:
@@ -132,6 +143,22 @@ def check_fits_params(updates: Any, params: Any) -> None:
             raise ValueError(
                 f"gradient {_at(path)} of shape {jnp.shape(update)} does not fit its "
                 f"parameter of shape {jnp.shape(param)}; {remedy}."
+            )
+
+
+def check_kinds(updates: Any, params: Any) -> None:
+    """Raises TypeError for a complex gradient of a real parameter.
+
+    Callers may pass no parameters, or more of them than have gradients: only where the
+    trees are the same can this be told.
+    """
+    if jax.tree.structure(updates) != jax.tree.structure(params):
+        return
+    for path, update, param in _pairs(updates, params, "parameter", ""):
+        if jnp.iscomplexobj(update) and not jnp.iscomplexobj(param):
+            raise TypeError(
+                f"gradient {_at(path)} is complex, its parameter is real: take the "
+                "gradient of a real loss with jax.grad, or its real part."
             )
 
 

@@ -134,3 +134,20 @@ def test_the_remedy_works():
     optimizer = optax.masked(aj.adagrad(), {"steps": False, "w": True})
     updates, _ = optimizer.update(params, optimizer.init(params))
     assert updates["steps"] == 3 and updates["w"][0] < 0
+
+
+def test_a_complex_gradient_of_a_real_parameter():
+    params = {"w": ONES}
+    gradients = {"w": ONES.astype(jnp.complex64)}
+    optimizer = aj.adagrad()
+    state = optimizer.init(params)
+    with pytest.raises(TypeError, match=r"gradient at \['w'\] is complex, its param"):
+        optimizer.update(gradients, state, params)
+    more = params | {"name": "a model may hold what is not trained"}
+    optimizer.update({"w": ONES}, state, more)
+
+
+@pytest.mark.parametrize("accumulator", [aj.Diagonal, "Diagonal", None, jnp.float32])
+def test_what_is_no_accumulator(accumulator):
+    with pytest.raises(TypeError, match=r"`accumulator` must be .* Diagonal\(\), got"):
+        aj.adagrad(accumulator=accumulator)
