@@ -121,7 +121,7 @@ def check(
     """Runs the case twice: from the peer's state before each step, and all through.
 
     A step may add an error of ``units`` of the dtype's epsilon, relative to the size of
-    the operands (golden/README.md of the recordings, "How exact to be": 6 given the
+    the operands (tests/golden/README.md, "How exact to be": 6 given the
     gradient, 16 where clipping or the gradient itself is computed too).
     """
     for follow_peer in (True, False):
