@@ -235,7 +235,14 @@ def shuffled_batches(num_rows: int, passes: int, seed: int) -> np.ndarray:
 def progress_bar(steps: int) -> tqdm:
     """Counts rows; in a log file it writes a line now and then, not ten a second."""
     seconds = 0.1 if sys.stderr.isatty() else 15.0
-    return tqdm(total=steps * BATCH, unit=" rows", unit_scale=True, mininterval=seconds)
+    return tqdm(
+        total=steps * BATCH,
+        unit=" rows",
+        unit_scale=True,
+        mininterval=seconds,
+        # Short enough for 80 columns: a longer line loses its end, which is the loss.
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining}, {rate_fmt}{postfix}",
+    )
 
 
 def choose_rates(
