@@ -8,10 +8,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (4 minutes)
+demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (2 minutes)
 	$(BIN)/python -m benchmarks.census
 
-test: $(VENV)/.tests  ## run the tests (10 minutes on two cores)
+test: $(VENV)/.tests  ## run the tests (4 minutes on two cores)
 	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.check  ## formatting, lint and types
