@@ -56,11 +56,10 @@ def check_hyperparameter(
         raise ValueError(f"{wanted}, got {value!r}.")
 
 
-def check_hyperparameters(**values: ArrayLike | None) -> None:
-    """``check_hyperparameter`` for each that is not None."""
+def check_hyperparameters(**values: ArrayLike) -> None:
+    """``check_hyperparameter`` for each."""
     for name, value in values.items():
-        if value is not None:
-            check_hyperparameter(name, value)
+        check_hyperparameter(name, value)
 
 
 def check_learning_rate(name: str, value: optax.ScalarOrSchedule) -> None:

@@ -108,9 +108,11 @@ def keras(
       TensorFlow r2.0, ``tf.keras.optimizers.Adagrad``.
     """
     check_learning_rate("learning_rate", learning_rate)
-    check_learning_rate("lr", 0.0 if lr is None else lr)
+    if lr is not None:
+        check_learning_rate("lr", lr)
     check_hyperparameters(
-        epsilon=epsilon, clipnorm=clipnorm, clipvalue=clipvalue, decay=decay
+        decay=decay,
+        **_given(epsilon=epsilon, clipnorm=clipnorm, clipvalue=clipvalue),
     )
     learning_rate = _to_float32(learning_rate if lr is None else lr)
     if _is_set(decay):
@@ -193,10 +195,12 @@ def keras3(
     """
     check_learning_rate("learning_rate", learning_rate)
     check_hyperparameters(
-        weight_decay=weight_decay,
-        clipnorm=clipnorm,
-        clipvalue=clipvalue,
-        global_clipnorm=global_clipnorm,
+        **_given(
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+        )
     )
     steps = _check_count("gradient_accumulation_steps", gradient_accumulation_steps, 2)
     frequency = _check_count("ema_overwrite_frequency", ema_overwrite_frequency, 1)
@@ -417,6 +421,11 @@ def _at_last_call(learning_rate: ScalarOrSchedule, steps: int) -> ScalarOrSchedu
     if steps == 1 or not callable(learning_rate):
         return learning_rate
     return lambda count: learning_rate(count * steps + steps - 1)
+
+
+def _given(**values: ArrayLike | None) -> dict[str, ArrayLike]:
+    """Those of the optional arguments that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:

@@ -57,6 +57,26 @@ def test_hyperparameter(make, name, value, error, message):
         make(**{name: value})
 
 
+OPTIONAL = {  # None is how the peers say "not given"; all others must be numbers
+    (aj.dialects.keras, "clipnorm"),
+    (aj.dialects.keras, "clipvalue"),
+    (aj.dialects.keras, "epsilon"),
+    (aj.dialects.keras, "lr"),
+    (aj.dialects.keras3, "global_clipnorm"),
+    (aj.dialects.keras3, "weight_decay"),
+    (aj.dialects.keras3, "loss_scale_factor"),
+}
+
+
+@pytest.mark.parametrize("make, name", HYPERPARAMETERS)
+def test_none_is_no_number(make, name):
+    if (make, name) in OPTIONAL:
+        make(**{name: None})
+    else:
+        with pytest.raises(TypeError, match=f"`{name}` must be a real .* got None"):
+            make(**{name: None})
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "epsilon"])
 def test_infinite_hyperparameter(name):
     with pytest.raises(ValueError, match=f"`{name}` .* finite .* got inf"):
