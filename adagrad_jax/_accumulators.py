@@ -114,7 +114,9 @@ def full_like(
     param: jax.Array, value: ArrayLike, dtype: DTypeLike | None = None
 ) -> jax.Array:
     """An array shaped and sharded like ``param``, of its dtype if None is given."""
-    full = jnp.full_like(param, value, dtype=dtype or jnp.result_type(param))
+    # full_like alone would keep a weak type, and the state's would change in a step.
+    dtype = jnp.result_type(param) if dtype is None else dtype
+    full = jnp.full_like(param, value, dtype=dtype)
     if isinstance(param, Tracer):
         # A constant made inside jit has no sharding; it takes the parameter's only
         # if it seems to depend on it. XLA drops the comparison afterwards.

@@ -90,12 +90,14 @@ def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> No
         "(equinox.filter and flax.nnx.Param do so)"
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, complex | float | int):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, complex | float | int):
+            dtype = jnp.result_type(leaf)
+        if dtype is None:
             raise TypeError(
                 f"{noun} {_at(path)} must be an array, got {leaf!r} of type "
                 f"{type(leaf).__name__}; {remedy}."
             )
-        dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"{noun} {_at(path)} must be floating-point or complex, got dtype "
@@ -153,7 +155,8 @@ def check_kinds(updates: Any, params: Any) -> None:
     """
     if jax.tree.structure(updates) != jax.tree.structure(params):
         return
-    for path, update, param in _pairs(updates, params, "parameter", ""):
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    for (path, update), param in zip(leaves, jax.tree.leaves(params), strict=True):
         if jnp.iscomplexobj(update) and not jnp.iscomplexobj(param):
             raise TypeError(
                 f"gradient {_at(path)} is complex, its parameter is real: take the "

@@ -9,7 +9,12 @@ import optax
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import full_like
-from adagrad_jax._checks import check_fits_params, check_hyperparameters, check_leaves
+from adagrad_jax._checks import (
+    check_fits_params,
+    check_fits_state,
+    check_hyperparameters,
+    check_leaves,
+)
 
 
 class AccumulateGradientsState(NamedTuple):
@@ -47,7 +52,7 @@ def accumulate_gradients(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, AccumulateGradientsState]:
         check_leaves(updates, "gradient")
-        check_fits_params(updates, state.gradient_sum)
+        check_fits_state(updates, state.gradient_sum, full_like)
         updates = jax.tree.map(jnp.asarray, updates)
         total = jax.tree.map(
             lambda s, g: s + g.astype(s.dtype), state.gradient_sum, updates

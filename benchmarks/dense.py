@@ -292,18 +292,20 @@ def main() -> None:
     import jax
     import optax
 
-    results: dict[str, Any] = {
+    cases = {}
+    for case in CASES:
+        cases[case] = summarize(run_case(case, args.torch, args.rounds), "optax")
+        print_table(case, cases[case], "optax")
+    forms = summarize(run_forms(args.rounds), "recurrence")
+    print_table("One loop or two", forms, "recurrence")
+    results = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        # Asked last: whoever asks takes a GPU's memory, which the contenders need.
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__, "optax": optax.__version__},
-        "cases": {},
+        "cases": cases,
+        "forms": forms,
     }
-    for case in CASES:
-        summary = summarize(run_case(case, args.torch, args.rounds), "optax")
-        print_table(case, summary, "optax")
-        results["cases"][case] = summary
-    results["forms"] = summarize(run_forms(args.rounds), "recurrence")
-    print_table("One loop or two", results["forms"], "recurrence")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "dense.json").write_text(json.dumps(results, indent=2) + "\n")
     plot(results, args.out / "dense.png")
