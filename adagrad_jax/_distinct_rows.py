@@ -1,0 +1,261 @@
+"""Sum what was said of each row, then visit each distinct row once.
+
+A batch names rows of a table by ids, some of them many times, and Adagrad must square a
+row's whole gradient: entries of one row are summed first. Two questions follow, and what
+answers them best depends on the hardware.
+
+*Which entries belong together?* On a CPU, by hashing: each entry writes its position
+into a small scratch array at its id's hash; the first one there represents the row, and
+entries that met another row there try again with another hash. That is linear in the
+entries, and four times as fast as sorting them. On accelerators, whose sorts are fast
+and whose loops wait for the host, by sorting.
+
+*How are the rows visited?* On a CPU, in blocks that fit the cache, by a loop that ends
+with the last row in use: neither padding nor the table's size costs anything. Each loop
+takes the sums of its block anew, which is cheaper than to keep them: the memory for all
+would have to be cleared first. On accelerators, in one pass with a segmented sum, since
+a scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26371).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Carry = TypeVar("Carry")
+
+Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
+"""A hashable ``function(rows, ids, *operands) -> rows``, and its operands.
+
+Rows are ``(k, ...)``, their ids ``(k,)``. What it makes of rows out of range is ignored.
+"""
+
+
+class Distinct(NamedTuple):
+    """The distinct rows that ``n`` entries name. Each has a slot.
+
+    Attributes:
+      order: ``(n,)``, positions of entries; one slot's are neighbours if they were
+        sorted, else it counts from 0.
+      slot: ``(n,)``, the slot of entry ``order[i]``.
+      ids: The row of each slot. Slots not in use have the number of rows, so they are
+        out of range, and there are whole blocks of them.
+      count: How many slots are in use: those at the front.
+    """
+
+    order: jax.Array
+    slot: jax.Array
+    ids: jax.Array
+    count: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
+    """Gives a slot to each distinct one of ``ids``, int32 from 0 to ``num_rows``."""
+    return lax.platform_dependent(
+        ids,
+        cpu=functools.partial(_by_hashing, num_rows=num_rows),
+        default=functools.partial(_by_sorting, num_rows=num_rows),
+    )
+
+
+def fold(
+    step: Callable[..., Carry],
+    carry: Carry,
+    entries: jax.Array,
+    distinct: Distinct,
+    stages: tuple[Stage, ...] = (),
+    operands: tuple[Any, ...] = (),
+) -> Carry:
+    """Visits all distinct rows, some at a time.
+
+    Args:
+      step: A hashable ``(carry, rows, ids, *operands) -> carry``, called with the sums of
+        the entries of some rows, as the stages made them; where ids are out of range,
+        rows are meaningless.
+      carry: Arrays; tables among them are updated in place if XLA can.
+      entries: ``(n, ...)``.
+      distinct: What :func:`find_distinct` says of their ids.
+      stages: What to apply to the sums, in order.
+      operands: More arrays for ``step``.
+    """
+    functions = tuple(function for function, _ in stages)
+    stage_operands = tuple(arguments for _, arguments in stages)
+    return _fold(step, functions, carry, entries, distinct, stage_operands, operands)
+
+
+def all_rows(
+    entries: jax.Array, distinct: Distinct, stages: tuple[Stage, ...] = ()
+) -> jax.Array:
+    """The row of every slot; anything for those whose ids are out of range."""
+    functions = tuple(function for function, _ in stages)
+    stage_operands = tuple(arguments for _, arguments in stages)
+    return _all_rows(functions, entries, distinct, stage_operands)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _fold(
+    step: Callable[..., Carry],
+    functions: tuple[Callable[..., jax.Array], ...],
+    carry: Carry,
+    entries: jax.Array,
+    distinct: Distinct,
+    stage_operands: tuple[tuple[Any, ...], ...],
+    operands: tuple[Any, ...],
+) -> Carry:
+    def visit(carry: Carry, rows: jax.Array, ids: jax.Array) -> Carry:
+        rows = rows.astype(entries.dtype)
+        for function, arguments in zip(functions, stage_operands, strict=True):
+            rows = function(rows, ids, *arguments)
+        return step(carry, rows, ids, *operands)
+
+    def in_blocks(carry: Carry) -> Carry:
+        size = _block_size(distinct.ids.size)
+
+        def block(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
+            start, carry = state
+            ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
+            rows = _sum_slots(entries, distinct.slot - start, size)
+            return start + size, visit(carry, rows, ids)
+
+        start = jnp.zeros((), distinct.count.dtype)
+        return lax.while_loop(lambda s: s[0] < distinct.count, block, (start, carry))[1]
+
+    def in_one_pass(carry: Carry) -> Carry:
+        return visit(carry, _sum_neighbours(entries, distinct), distinct.ids)
+
+    if entries.shape[0] == 0:
+        return carry
+    return lax.platform_dependent(carry, cpu=in_blocks, default=in_one_pass)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _all_rows(
+    functions: tuple[Callable[..., jax.Array], ...],
+    entries: jax.Array,
+    distinct: Distinct,
+    stage_operands: tuple[tuple[Any, ...], ...],
+) -> jax.Array:
+    num_slots = distinct.ids.size
+    rows = lax.platform_dependent(
+        cpu=lambda: _sum_slots(entries, distinct.slot, num_slots),
+        default=lambda: _sum_neighbours(entries, distinct),
+    ).astype(entries.dtype)
+    for function, arguments in zip(functions, stage_operands, strict=True):
+        rows = function(rows, distinct.ids, *arguments)
+    return rows
+
+
+def _by_hashing(ids: jax.Array, num_rows: int) -> Distinct:
+    position = jnp.arange(ids.size, dtype=jnp.int32)
+    first = _first_with_same_id(ids, num_rows)
+    is_first = first == position
+    rank = jnp.cumsum(is_first, dtype=jnp.int32) - 1
+    return Distinct(
+        order=position,
+        slot=_read(rank, first),
+        ids=_compact(ids, is_first, rank, num_rows),
+        count=jnp.sum(is_first, dtype=jnp.int32),
+    )
+
+
+def _by_sorting(ids: jax.Array, num_rows: int) -> Distinct:
+    position = jnp.arange(ids.size, dtype=jnp.int32)
+    ids, order = lax.sort((ids, position), num_keys=1, is_stable=True)
+    is_first = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
+    rank = jnp.cumsum(is_first, dtype=jnp.int32) - 1
+    return Distinct(
+        order=order,
+        slot=rank,
+        ids=_compact(ids, is_first, rank, num_rows),
+        count=jnp.sum(is_first, dtype=jnp.int32),
+    )
+
+
+def _first_with_same_id(ids: jax.Array, num_rows: int) -> jax.Array:
+    """For each entry the position of the first one with the same id."""
+    n = ids.size
+    position = jnp.arange(n, dtype=jnp.int32)
+    # Twice the entries: half as many would meet others more often than it saves memory.
+    bits = math.ceil(math.log2(2 * max(n, 1)))
+
+    def try_hash(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        multiplier, first, pending = state
+        # Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4).
+        hashed = (ids.astype(jnp.uint32) * multiplier) >> (32 - bits)
+        place = jnp.where(pending, hashed.astype(jnp.int32), 1 << bits)
+        scratch = jnp.full((1 << bits) + 1, n - 1, jnp.int32)
+        scratch = scratch.at[place].min(position, mode="promise_in_bounds")
+        candidate = _read(scratch, place)
+        same = pending & (_read(ids, candidate) == ids)
+        # An odd multiplier times an odd constant is another odd multiplier.
+        next_multiplier = multiplier * jnp.uint32(0x9E3779B1)
+        return next_multiplier, jnp.where(same, candidate, first), pending & ~same
+
+    state = jnp.uint32(0x9E3779B1), position, jnp.ones(n, bool)
+    return lax.while_loop(lambda state: jnp.any(state[2]), try_hash, state)[1]
+
+
+def _compact(
+    ids: jax.Array, is_first: jax.Array, rank: jax.Array, num_rows: int
+) -> jax.Array:
+    """The distinct ids, in the order of their ranks, padded to whole blocks."""
+    # One more than there are rows: entries out of range have a slot too.
+    most = min(ids.size, num_rows + 1)
+    block = _block_size(most)
+    padded = -(-most // block) * block
+    place = jnp.where(is_first, rank, padded)
+    return jnp.full(padded, num_rows, ids.dtype).at[place].set(ids, mode="drop")
+
+
+def _block_size(num_slots: int) -> int:
+    """How many rows one turn of the loop on a CPU visits."""
+    # A turn looks at the slots of all entries, so there should be few turns; but a
+    # batch that repeats rows should not pay for a block that it does not fill.
+    turns = min(max(-(-num_slots // 256), 1), 8)
+    return -(-num_slots // turns)
+
+
+def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
+    """Sums the entries of slots 0 to ``num_slots``, and drops those of others."""
+    dtype = _sum_dtype(entries.dtype)
+    sums = jnp.zeros((num_slots, *entries.shape[1:]), dtype)
+    return sums.at[slot].add(
+        entries.astype(dtype), mode="drop", wrap_negative_indices=False
+    )
+
+
+def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
+    """The same for all slots at once, without adding two entries to one place."""
+    if entries.shape[0] == 0:
+        return jnp.zeros((0, *entries.shape[1:]), _sum_dtype(entries.dtype))
+    slot = distinct.slot
+    ordered = entries[distinct.order].astype(_sum_dtype(entries.dtype))
+    _, running = lax.associative_scan(_add_if_same_slot, (slot, ordered))
+    is_last = jnp.concatenate([slot[1:] != slot[:-1], jnp.ones_like(slot[:1], bool)])
+    position = jnp.arange(slot.size, dtype=jnp.int32)
+    place = jnp.where(is_last, slot, distinct.ids.size)
+    last = jnp.zeros(distinct.ids.size, jnp.int32).at[place].set(position, mode="drop")
+    return running[last]
+
+
+def _add_if_same_slot(
+    left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    left_slot, left_sum = left
+    slot, own_sum = right
+    same = (left_slot == slot).reshape(-1, *[1] * (own_sum.ndim - 1))
+    return slot, own_sum + jnp.where(same, left_sum, 0)
+
+
+def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """float32 or wider, real or complex as ``dtype`` is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _read(array: jax.Array, index: jax.Array) -> jax.Array:
+    return array.at[index].get(mode="promise_in_bounds")

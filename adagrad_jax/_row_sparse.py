@@ -1,0 +1,338 @@
+"""The gradient of a table of which only some rows were read."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+from jax.typing import ArrayLike, DTypeLike
+
+from adagrad_jax._distinct_rows import (
+    Carry,
+    Distinct,
+    Stage,
+    all_rows,
+    find_distinct,
+    fold,
+)
+
+
+class _OpaqueType(type):
+    """Lets JAX's own errors, which name a value's type and no more, say what to do."""
+
+    def __repr__(cls) -> str:
+        return (
+            "adagrad_jax.RowSparse (cannot leave or enter jit, vmap, scan or cond: "
+            "apply it inside, or pass .to_bcoo() or its .ids and .values)"
+        )
+
+
+class RowSparse(metaclass=_OpaqueType):
+    r"""A table-shaped array that is zero but for some rows.
+
+    .. math::
+
+        \text{dense}[r] = \sum_{i : \text{ids}[i] = r} \text{values}[i]
+
+    What :func:`value_and_grad` returns for a table that was read by rows. It is a leaf,
+    **not a pytree**, so that code which does not know it cannot mistake ids for numbers:
+    such code raises. Code that is linear in gradients works: it may be multiplied and
+    divided by scalars, negated, and added to another or to a dense array.
+    ``optax.apply_updates`` adds it to a table, and inside ``jax.jit`` with the table
+    donated only its rows are written.
+
+    For the same reason it cannot cross the boundary of ``jax.jit``, ``jax.vmap`` or
+    ``jax.lax.scan``: there pass :meth:`to_bcoo`, or ``ids`` and ``values``.
+
+    Args:
+      ids: ``(n,)`` integers, rows of the table in any order; repeated ones are added
+        up. Those outside ``[0, shape[0])`` name no row, and their values are dropped;
+        negative ones do not count from the end.
+      values: ``(n, *shape[1:])``, what is added to each of these rows.
+      shape: The table's shape, of at least one axis.
+
+    Raises:
+      TypeError: If ``ids`` are not integers, or ``values`` neither floating-point nor
+        complex.
+      ValueError: If the shapes do not fit.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> gradient = aj.RowSparse([2, 0, 2], jnp.array([[1.0], [2.0], [3.0]]), (4, 1))
+      >>> print((0.5 * gradient).to_dense().T)
+      [[1. 0. 2. 0.]]
+    """
+
+    # NumPy's scalars and arrays leave arithmetic with us to us.
+    __array_ufunc__ = None
+
+    def __init__(
+        self, ids: ArrayLike, values: ArrayLike, shape: tuple[int, ...]
+    ) -> None:
+        ids, values, shape = jnp.asarray(ids), jnp.asarray(values), tuple(shape)
+        _check_parts(ids, values, shape)
+        self.shape = shape
+        self.dtype = values.dtype
+        self._ids = _row_or_none(ids, shape[0])
+        self._entries = values
+        # Known once the entries have been grouped by row, and what to do to each row's
+        # sum after that: put off until the row is visited, a block of rows at a time.
+        self._distinct: Distinct | None = None
+        self._stages: tuple[Stage, ...] = ()
+
+    @property
+    def ids(self) -> jax.Array:
+        """``(n,)`` int32; ``shape[0]`` stands for no row."""
+        return self._materialized()._ids
+
+    @property
+    def values(self) -> jax.Array:
+        """``(n, *shape[1:])``, of this dtype."""
+        return self._materialized()._entries
+
+    @property
+    def ndim(self) -> int:
+        """The number of the table's axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of the table's elements."""
+        return int(np.prod(self.shape))
+
+    def __repr__(self) -> str:
+        return (
+            f"RowSparse({self._ids.size} rows, shape={self.shape}, dtype={self.dtype})"
+        )
+
+    def coalesce(self) -> "RowSparse":
+        """The same with each row once, in ascending order.
+
+        The length of ``ids`` and ``values`` stays static, as ``jax.jit`` needs it, so
+        after the distinct rows there may follow ids of ``shape[0]`` with zeros.
+
+        Example:
+          >>> import adagrad_jax as aj, jax.numpy as jnp
+          >>> values = jnp.array([[1.0], [2.0], [3.0]])
+          >>> once = aj.RowSparse([2, 0, 2], values, (4, 1)).coalesce()
+          >>> print(once.ids, once.values.T)
+          [0 2 4] [[4. 2. 0.]]
+        """
+        rows = self._grouped()._materialized()
+        # Rows out of range, which come last, are the only ones that may be too many.
+        order = jnp.argsort(rows._ids)[: min(self._ids.size, self.shape[0])]
+        return RowSparse(rows._ids[order], rows._entries[order], self.shape)
+
+    def to_dense(self) -> jax.Array:
+        """An ordinary array, as large as the table."""
+        return jnp.zeros(self.shape, self.dtype) + self
+
+    def to_bcoo(self) -> BCOO:
+        """A ``jax.experimental.sparse.BCOO``, a pytree, which may cross ``jax.jit``."""
+        return BCOO((self.values, self.ids[:, None]), shape=self.shape)
+
+    @classmethod
+    def from_bcoo(cls, array: BCOO) -> "RowSparse":
+        """From a BCOO whose first axis is sparse and whose others are dense.
+
+        Raises:
+          ValueError: If ``array`` has batch axes, or not one sparse axis.
+        """
+        if array.n_batch != 0 or array.n_sparse != 1:
+            raise ValueError(
+                "a BCOO must have n_batch=0 and n_sparse=1, to be sparse in its rows "
+                f"and dense inside them, got n_batch={array.n_batch} and n_sparse="
+                f"{array.n_sparse}; BCOO.fromdense(x, n_dense=x.ndim - 1) makes one, "
+                "and array.todense() is an ordinary gradient."
+            )
+        return cls(array.indices[:, 0], array.data, array.shape)
+
+    def astype(self, dtype: DTypeLike) -> "RowSparse":
+        """The same in another dtype."""
+        return self._each_row(_convert, jnp.zeros((), dtype))
+
+    def __neg__(self) -> "RowSparse":
+        return self * -1
+
+    def __mul__(self, factor: Any) -> "RowSparse":
+        return self._each_row(_multiply, _scalar("multiplied", factor))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> "RowSparse":
+        return self._each_row(_divide, _scalar("divided", divisor))
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, RowSparse):
+            return self._joined(other)
+        if isinstance(other, int) and other == 0:  # where sum() begins
+            return self
+        if isinstance(other, jax.Array | np.ndarray):
+            return self._added_to(jnp.asarray(other))
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(
+            "a RowSparse is no array, and what was tried with it needs one: scalar "
+            "factors and sums are all that it takes part in. Call .to_dense() if an "
+            "array as large as the table will do."
+        )
+
+    def then(self, function: Callable[..., jax.Array], *operands: Any) -> "RowSparse":
+        """Each row's sum, as ``function(rows, ids, *operands)`` makes it of the sums.
+
+        It is not computed here but where the rows are used, a few at a time; so
+        ``function``, hashable, may see any number of rows ``(k, ...)`` with their ids
+        ``(k,)``, some of them out of range.
+        """
+        grouped = self._grouped()
+        rows = jax.ShapeDtypeStruct((1, *self.shape[1:]), self.dtype)
+        ids = jax.ShapeDtypeStruct((1,), jnp.int32)
+        result = copy.copy(grouped)
+        result.dtype = jax.eval_shape(function, rows, ids, *operands).dtype
+        result._stages = (*grouped._stages, (function, operands))
+        return result
+
+    def fold(
+        self, step: Callable[..., Carry], carry: Carry, *operands: Any
+    ) -> Carry:
+        """Visits each distinct row once: see :func:`_distinct_rows.fold`."""
+        rows = self._grouped()
+        return fold(
+            step, carry, rows._entries, rows._distinct, rows._stages, operands
+        )
+
+    def _grouped(self) -> "RowSparse":
+        if self._distinct is not None:
+            return self
+        result = copy.copy(self)
+        result._distinct = find_distinct(self._ids, self.shape[0])
+        return result
+
+    def _materialized(self) -> "RowSparse":
+        """The same, with nothing left to be done to its rows, nor to group them."""
+        if self._distinct is None:
+            return self
+        ids = self._distinct.ids
+        rows = all_rows(self._entries, self._distinct, self._stages)
+        named = jnp.expand_dims(ids < self.shape[0], range(1, self.ndim))
+        return RowSparse(ids, jnp.where(named, rows, 0), self.shape)
+
+    def _each_row(self, function: Callable[..., jax.Array], operand: Any) -> Any:
+        """``then``, but at once where nothing has to be put off."""
+        if self._distinct is not None:
+            return self.then(function, operand)
+        return RowSparse(
+            self._ids, function(self._entries, self._ids, operand), self.shape
+        )
+
+    def _joined(self, other: "RowSparse") -> "RowSparse":
+        if self.shape != other.shape:
+            raise ValueError(
+                "RowSparse arrays can be added if they are of one shape, got "
+                f"{self.shape} and {other.shape}."
+            )
+        parts = self._materialized(), other._materialized()
+        return RowSparse(
+            jnp.concatenate([part._ids for part in parts]),
+            jnp.concatenate([part._entries for part in parts]),
+            self.shape,
+        )
+
+    def _added_to(self, dense: jax.Array) -> jax.Array:
+        if dense.shape != self.shape:
+            raise ValueError(
+                f"a RowSparse of shape {self.shape} cannot be added to an array of "
+                f"shape {dense.shape}: it does not broadcast."
+            )
+        zero = jax.ShapeDtypeStruct((), self.dtype)
+        dtype = jax.eval_shape(jnp.add, dense, zero).dtype
+        return self.fold(add_to_rows, dense.astype(dtype))
+
+
+def add_to_rows(table: jax.Array, rows: jax.Array, ids: jax.Array) -> jax.Array:
+    """``table`` with ``rows`` added at ``ids``, in the table's dtype.
+
+    The addition is in the wider of both dtypes.
+    """
+    return set_rows(table, ids, take_rows(table, ids) + rows)
+
+
+def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Some of a table's rows; anything where ids are out of range."""
+    return table.at[ids].get(mode="clip")
+
+
+def set_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    """``table`` with other rows at distinct ``ids``; those out of range are dropped."""
+    return table.at[ids].set(rows.astype(table.dtype), mode="drop", unique_indices=True)
+
+
+def _multiply(rows: jax.Array, ids: jax.Array, factor: ArrayLike) -> jax.Array:
+    del ids
+    return rows * factor
+
+
+def _divide(rows: jax.Array, ids: jax.Array, divisor: ArrayLike) -> jax.Array:
+    del ids
+    return rows / divisor
+
+
+def _convert(rows: jax.Array, ids: jax.Array, like: jax.Array) -> jax.Array:
+    del ids
+    return rows.astype(like.dtype)
+
+
+def _scalar(done: str, value: Any) -> ArrayLike:
+    is_number = isinstance(value, int | float | complex | np.number)
+    if is_number or (isinstance(value, jax.Array | np.ndarray) and value.ndim == 0):
+        return value
+    raise TypeError(
+        f"a RowSparse can be {done} by a scalar only, got {value!r} of type "
+        f"{type(value).__name__}; .to_dense() is an ordinary array."
+    )
+
+
+def _row_or_none(ids: jax.Array, num_rows: int) -> jax.Array:
+    """int32, and ``num_rows`` where ids are out of range."""
+    # A narrow dtype may not be able to hold the last row's number.
+    last = min(num_rows - 1, jnp.iinfo(ids.dtype).max)
+    within = (ids >= 0) & (ids <= last)
+    return jnp.where(within, ids.astype(jnp.int32), num_rows)
+
+
+def _check_parts(ids: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> None:
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(
+            f"`ids` must be integers, got dtype {ids.dtype}; convert them where they "
+            "are made, so that no row is lost to rounding."
+        )
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        raise TypeError(
+            f"`values` must be floating-point or complex, got dtype {values.dtype}."
+        )
+    if not shape or shape[0] > jnp.iinfo(jnp.int32).max:
+        raise ValueError(
+            f"`shape` must have a first axis of rows, fewer than 2**31, got {shape}."
+        )
+    if ids.ndim != 1:
+        raise ValueError(
+            f"`ids` must be of one axis, got shape {ids.shape}; pass ids.ravel() and "
+            "values.reshape(-1, *shape[1:])."
+        )
+    if values.shape != (ids.size, *shape[1:]):
+        raise ValueError(
+            f"`values` must be of shape {(ids.size, *shape[1:])}, for {ids.size} ids "
+            f"and a table of shape {shape}, got {values.shape}."
+        )
