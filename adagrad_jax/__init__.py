@@ -3,26 +3,36 @@
 from adagrad_jax import dialects as dialects
 from adagrad_jax._accumulators import Accumulator as Accumulator
 from adagrad_jax._accumulators import Diagonal as Diagonal
+from adagrad_jax._accumulators import RowAccumulator as RowAccumulator
 from adagrad_jax._adagrad import ScaleByAdagradState as ScaleByAdagradState
 from adagrad_jax._adagrad import adagrad as adagrad
 from adagrad_jax._adagrad import scale_by_adagrad as scale_by_adagrad
+from adagrad_jax._apply import apply_updates as apply_updates
 from adagrad_jax._clipping import clip_by_global_norm as clip_by_global_norm
 from adagrad_jax._clipping import clip_by_norm as clip_by_norm
 from adagrad_jax._clipping import clip_by_value as clip_by_value
 from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
+from adagrad_jax._row_gradient import grad as grad
+from adagrad_jax._row_gradient import value_and_grad as value_and_grad
+from adagrad_jax._row_sparse import RowSparse as RowSparse
 
 __version__ = "0.1.0"
 __all__ = [
     "Accumulator",
     "Diagonal",
+    "RowAccumulator",
+    "RowSparse",
     "ScaleByAdagradState",
     "adagrad",
     "add_decayed_weights",
+    "apply_updates",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
     "dialects",
+    "grad",
     "inverse_time_decay",
     "scale_by_adagrad",
+    "value_and_grad",
 ]

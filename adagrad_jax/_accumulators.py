@@ -43,6 +43,22 @@ class Accumulator(Protocol):
         ...
 
 
+@runtime_checkable
+class RowAccumulator(Accumulator, Protocol):
+    """An accumulator that keeps, for each row of a parameter, something of its own.
+
+    It can take a :class:`RowSparse` gradient: ``update`` is then called with some rows
+    of the gradient and the same rows of each array that ``init`` made, all of which have
+    the parameter's first axis.
+    """
+
+    def precondition(
+        self, gradient: jax.Array, accumulator: Any, normalize: Normalize
+    ) -> jax.Array:
+        """The first result of the ``update`` whose second was ``accumulator``."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Diagonal:
     r"""One accumulator per parameter: the diagonal form of Adagrad, and the usual one.
@@ -107,7 +123,13 @@ class Diagonal:
         total = accumulator.astype(dtype) + squared_magnitude(gradient, dtype)
         # What divides is what is kept, rounded as it is kept.
         accumulator = total.astype(accumulator.dtype)
-        return normalize(gradient, accumulator), accumulator
+        return self.precondition(gradient, accumulator, normalize), accumulator
+
+    def precondition(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> jax.Array:
+        """Divides the gradient by the root of what is remembered."""
+        return normalize(gradient, accumulator)
 
 
 def full_like(

@@ -1,5 +1,7 @@
 """Adagrad: divide each gradient by the root of the sum of its squares so far."""
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -8,7 +10,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import Accumulator, Diagonal
+from adagrad_jax._accumulators import (
+    Accumulator,
+    Diagonal,
+    Normalize,
+    RowAccumulator,
+)
 from adagrad_jax._checks import (
     check_accumulator,
     check_fits_state,
@@ -16,8 +23,15 @@ from adagrad_jax._checks import (
     check_kinds,
     check_learning_rate,
     check_leaves,
+    check_row_sparse,
 )
 from adagrad_jax._precision import at_least_float32
+from adagrad_jax._row_sparse import (
+    RowSparse,
+    from_bcoo_leaves,
+    set_rows,
+    take_rows,
+)
 
 
 class ScaleByAdagradState(NamedTuple):
@@ -94,8 +108,11 @@ def scale_by_adagrad(
     check_accumulator(accumulator)
     inside, outside = (epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)
 
-    def normalize(gradient: jax.Array, sum_of_squares: jax.Array) -> jax.Array:
-        return _divide_by_root(gradient, sum_of_squares, inside, outside)
+    def update_leaf(gradient: Any, kept: Any) -> tuple[Any, Any]:
+        if isinstance(gradient, RowSparse):
+            return _update_rows(accumulator, gradient, kept, inside, outside)
+        normalize = _normalize(inside, outside)
+        return accumulator.update(jnp.asarray(gradient), kept, normalize)
 
     def init_fn(params: optax.Params) -> ScaleByAdagradState:
         check_leaves(params, "parameter")
@@ -112,12 +129,15 @@ def scale_by_adagrad(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAdagradState]:
         del extra_args
+        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
+        if not isinstance(accumulator, RowAccumulator):
+            check_row_sparse(updates, f"{accumulator!r} does not keep rows apart")
         check_kinds(updates, params)
         check_fits_state(updates, state.accumulator, accumulator.init)
         gradients, structure = jax.tree.flatten(updates)
         pairs = [
-            accumulator.update(jnp.asarray(g), a, normalize)
+            update_leaf(g, a)
             for g, a in zip(
                 gradients, structure.flatten_up_to(state.accumulator), strict=True
             )
@@ -214,6 +234,47 @@ def scale_by(factor: Any) -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, _: jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
     )
+
+
+def _update_rows(
+    accumulator: RowAccumulator,
+    gradient: RowSparse,
+    kept: Any,
+    inside: ArrayLike,
+    outside: ArrayLike,
+) -> tuple[RowSparse, Any]:
+    """``accumulator.update`` of the rows that are in ``gradient``."""
+    gradient = gradient.grouped()
+    kept = gradient.fold(_AccumulateRows(accumulator), kept, inside, outside)
+    precondition = _PreconditionRows(accumulator)
+    return gradient.then(precondition, kept, inside, outside), kept
+
+
+@dataclasses.dataclass(frozen=True)
+class _AccumulateRows:
+    accumulator: RowAccumulator
+
+    def __call__(
+        self, kept: Any, rows: jax.Array, ids: jax.Array, *epsilons: ArrayLike
+    ) -> Any:
+        old = jax.tree.map(lambda table: take_rows(table, ids), kept)
+        _, new = self.accumulator.update(rows, old, _normalize(*epsilons))
+        return jax.tree.map(lambda table, rows: set_rows(table, ids, rows), kept, new)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreconditionRows:
+    accumulator: RowAccumulator
+
+    def __call__(
+        self, rows: jax.Array, ids: jax.Array, kept: Any, *epsilons: ArrayLike
+    ) -> jax.Array:
+        kept = jax.tree.map(lambda table: take_rows(table, ids), kept)
+        return self.accumulator.precondition(rows, kept, _normalize(*epsilons))
+
+
+def _normalize(inside: ArrayLike, outside: ArrayLike) -> Normalize:
+    return functools.partial(_divide_by_root, inside=inside, outside=outside)
 
 
 def _divide_by_root(

@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import Accumulator
+from adagrad_jax._row_sparse import RowSparse
 
 Path = tuple[Any, ...]
 
@@ -106,6 +107,16 @@ def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> No
         if real_because and jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"{noun} {_at(path)} must be real, got dtype {dtype}: {real_because}."
+            )
+
+
+def check_row_sparse(updates: Any, reason: str) -> None:
+    """Raises TypeError if there is a :class:`RowSparse` among ``updates``."""
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        if isinstance(update, RowSparse):
+            raise TypeError(
+                f"gradient {_at(path)} is a RowSparse, but {reason}; use "
+                "jax.value_and_grad, or .to_dense() of it."
             )
 
 

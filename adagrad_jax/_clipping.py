@@ -1,5 +1,9 @@
 """Clipping of gradients, to be chained before :func:`adagrad_jax.adagrad`."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,6 +11,7 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._checks import check_hyperparameter, check_leaves
 from adagrad_jax._precision import at_least_float32, squared_magnitude
+from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves
 
 
 def clip_by_value(
@@ -34,13 +39,10 @@ def clip_by_value(
     """
     check_hyperparameter("max_abs", max_abs, infinity=True)
 
-    def clip(gradient: jax.Array) -> jax.Array:
-        bound = jnp.asarray(max_abs, gradient.dtype)
-        return jnp.clip(gradient, -bound, bound)
-
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient", real_because="complex numbers have no order")
-        return jax.tree.map(lambda g: clip(jnp.asarray(g)), updates)
+        return jax.tree.map(lambda g: _elementwise(_clip, g, max_abs), updates)
 
     return optax.with_extra_args_support(optax.stateless(update))
 
@@ -82,12 +84,14 @@ def clip_by_norm(
     """
     check_hyperparameter("max_norm", max_norm, infinity=True)
 
-    def clip(gradient: jax.Array) -> jax.Array:
-        return _shrink(gradient, _sum_of_squares([gradient]), max_norm)
+    def clip(gradient: Any) -> Any:
+        (gradient,), sum_of_squares = _sum_of_squares([gradient])
+        return _elementwise(_shrink, gradient, sum_of_squares, max_norm)
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
-        return jax.tree.map(lambda g: clip(jnp.asarray(g)), updates)
+        return jax.tree.map(clip, updates)
 
     return optax.with_extra_args_support(optax.stateless(update))
 
@@ -132,18 +136,59 @@ def clip_by_global_norm(
     check_hyperparameter("max_norm", max_norm, infinity=True)
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
-        updates = jax.tree.map(jnp.asarray, updates)
-        sum_of_squares = _sum_of_squares(jax.tree.leaves(updates))
-        return jax.tree.map(lambda g: _shrink(g, sum_of_squares, max_norm), updates)
+        leaves, structure = jax.tree.flatten(updates)
+        leaves, sum_of_squares = _sum_of_squares(leaves)
+        return structure.unflatten(
+            [_elementwise(_shrink, leaf, sum_of_squares, max_norm) for leaf in leaves]
+        )
 
     return optax.with_extra_args_support(optax.stateless(update))
 
 
-def _sum_of_squares(leaves: list[jax.Array]) -> jax.Array:
-    dtype = at_least_float32(*(leaf.dtype for leaf in leaves))
-    zero = jnp.zeros((), dtype)
-    return sum((jnp.sum(squared_magnitude(leaf, dtype)) for leaf in leaves), zero)
+def _elementwise(function: Callable[..., jax.Array], gradient: Any, *args: Any) -> Any:
+    """``function(gradient, *args)``; of each row's sum where the gradient has rows."""
+    if isinstance(gradient, RowSparse):
+        return gradient.then(_OfRows(function), *args)
+    return function(gradient, *args)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfRows:
+    function: Callable[..., jax.Array]
+
+    def __call__(self, rows: jax.Array, ids: jax.Array, *args: Any) -> jax.Array:
+        del ids
+        return self.function(rows, *args)
+
+
+def _clip(gradient: jax.Array, max_abs: ArrayLike) -> jax.Array:
+    gradient = jnp.asarray(gradient)
+    bound = jnp.asarray(max_abs, gradient.dtype)
+    return jnp.clip(gradient, -bound, bound)
+
+
+def _sum_of_squares(leaves: list[Any]) -> tuple[list[Any], jax.Array]:
+    """Of all numbers in ``leaves``; and the leaves, as arrays or with rows found."""
+    leaves = [
+        leaf.grouped() if isinstance(leaf, RowSparse) else jnp.asarray(leaf)
+        for leaf in leaves
+    ]
+    total = jnp.zeros((), at_least_float32(*(leaf.dtype for leaf in leaves)))
+    for leaf in leaves:
+        if isinstance(leaf, RowSparse):
+            total = leaf.fold(_add_squares, total, leaf.shape[0])
+        else:
+            total += jnp.sum(squared_magnitude(leaf, total.dtype))
+    return leaves, total
+
+
+def _add_squares(
+    total: jax.Array, rows: jax.Array, ids: jax.Array, num_rows: jax.Array
+) -> jax.Array:
+    named = jnp.expand_dims(ids < num_rows, range(1, rows.ndim))
+    return total + jnp.sum(squared_magnitude(rows, total.dtype), where=named, initial=0)
 
 
 def _shrink(

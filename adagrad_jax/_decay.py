@@ -14,6 +14,7 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
+from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves, take_rows
 
 
 def add_decayed_weights(
@@ -30,6 +31,9 @@ def add_decayed_weights(
     L2 regularisation, which enters the accumulator (PyTorch's ``weight_decay``);
     between :func:`adagrad_jax.scale_by_adagrad` and the learning rate it is decoupled
     weight decay (Keras 3's and AdamW's).
+
+    Of a table with a :class:`RowSparse` gradient **only the rows in it decay**, so a row
+    decays in the steps that read it and no others.
 
     Args:
       weight_decay: The strength, at least 0.
@@ -60,14 +64,20 @@ def add_decayed_weights(
     """
     check_hyperparameters(weight_decay=weight_decay)
 
-    def decay(update: jax.Array, param: jax.Array) -> jax.Array:
+    def decay(update: Any, param: Any) -> Any:
+        if isinstance(update, RowSparse):
+            rows = update.summed()
+            decayed = decay(rows.values, take_rows(jnp.asarray(param), rows.ids))
+            return RowSparse(rows.ids, decayed, rows.shape)
+        update = jnp.asarray(update)
         rate = jnp.asarray(weight_decay, update.dtype)
         return update + rate * jnp.asarray(param, update.dtype)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        return jax.tree.map(lambda u, p: decay(jnp.asarray(u), p), updates, params)
+        return jax.tree.map(decay, updates, params)
 
     transformation = optax.stateless(update_fn)
     if mask is not None:

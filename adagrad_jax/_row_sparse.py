@@ -76,7 +76,7 @@ class RowSparse(metaclass=_OpaqueType):
         _check_parts(ids, values, shape)
         self.shape = shape
         self.dtype = values.dtype
-        self._ids = _row_or_none(ids, shape[0])
+        self._ids = row_or_none(ids, shape[0])
         self._entries = values
         # Known once the entries have been grouped by row, and what to do to each row's
         # sum after that: put off until the row is visited, a block of rows at a time.
@@ -121,7 +121,7 @@ class RowSparse(metaclass=_OpaqueType):
           >>> print(once.ids, once.values.T)
           [0 2 4] [[4. 2. 0.]]
         """
-        rows = self._grouped()._materialized()
+        rows = self.summed()
         # Rows out of range, which come last, are the only ones that may be too many.
         order = jnp.argsort(rows._ids)[: min(self._ids.size, self.shape[0])]
         return RowSparse(rows._ids[order], rows._entries[order], self.shape)
@@ -196,7 +196,7 @@ class RowSparse(metaclass=_OpaqueType):
         ``function``, hashable, may see any number of rows ``(k, ...)`` with their ids
         ``(k,)``, some of them out of range.
         """
-        grouped = self._grouped()
+        grouped = self.grouped()
         rows = jax.ShapeDtypeStruct((1, *self.shape[1:]), self.dtype)
         ids = jax.ShapeDtypeStruct((1,), jnp.int32)
         result = copy.copy(grouped)
@@ -204,16 +204,21 @@ class RowSparse(metaclass=_OpaqueType):
         result._stages = (*grouped._stages, (function, operands))
         return result
 
-    def fold(
-        self, step: Callable[..., Carry], carry: Carry, *operands: Any
-    ) -> Carry:
-        """Visits each distinct row once: see :func:`_distinct_rows.fold`."""
-        rows = self._grouped()
-        return fold(
-            step, carry, rows._entries, rows._distinct, rows._stages, operands
-        )
+    def fold(self, step: Callable[..., Carry], carry: Carry, *operands: Any) -> Carry:
+        """``carry`` after ``step(carry, rows, ids, *operands)`` for all rows.
 
-    def _grouped(self) -> "RowSparse":
+        Each distinct row comes once, its entries summed, some rows at a time; ``step``,
+        hashable, must ignore those whose ids are out of range.
+        """
+        rows = self.grouped()
+        return fold(step, carry, rows._entries, rows._distinct, rows._stages, operands)
+
+    def summed(self) -> "RowSparse":
+        """The same with each row once, in any order; see :meth:`coalesce`."""
+        return self.grouped()._materialized()
+
+    def grouped(self) -> "RowSparse":
+        """The same, with its distinct rows found once for all that will visit them."""
         if self._distinct is not None:
             return self
         result = copy.copy(self)
@@ -261,6 +266,23 @@ class RowSparse(metaclass=_OpaqueType):
         return self.fold(add_to_rows, dense.astype(dtype))
 
 
+def from_bcoo_leaves(updates: Any) -> Any:
+    """``updates`` with a :class:`RowSparse` for each BCOO among its leaves."""
+
+    def convert(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, BCOO):
+            return leaf
+        try:
+            return RowSparse.from_bcoo(leaf)
+        except (TypeError, ValueError) as error:
+            where = f" at {jax.tree_util.keystr(path)}" if path else ""
+            raise type(error)(f"gradient{where}: {error}") from error
+
+    return jax.tree_util.tree_map_with_path(
+        convert, updates, is_leaf=lambda leaf: isinstance(leaf, BCOO)
+    )
+
+
 def add_to_rows(table: jax.Array, rows: jax.Array, ids: jax.Array) -> jax.Array:
     """``table`` with ``rows`` added at ``ids``, in the table's dtype.
 
@@ -277,6 +299,14 @@ def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
 def set_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
     """``table`` with other rows at distinct ``ids``; those out of range are dropped."""
     return table.at[ids].set(rows.astype(table.dtype), mode="drop", unique_indices=True)
+
+
+def row_or_none(ids: jax.Array, num_rows: int) -> jax.Array:
+    """int32, and ``num_rows`` where ids are out of range."""
+    # A narrow dtype may not be able to hold the last row's number.
+    last = min(num_rows - 1, jnp.iinfo(ids.dtype).max)
+    within = (ids >= 0) & (ids <= last)
+    return jnp.where(within, ids.astype(jnp.int32), num_rows)
 
 
 def _multiply(rows: jax.Array, ids: jax.Array, factor: ArrayLike) -> jax.Array:
@@ -302,14 +332,6 @@ def _scalar(done: str, value: Any) -> ArrayLike:
         f"a RowSparse can be {done} by a scalar only, got {value!r} of type "
         f"{type(value).__name__}; .to_dense() is an ordinary array."
     )
-
-
-def _row_or_none(ids: jax.Array, num_rows: int) -> jax.Array:
-    """int32, and ``num_rows`` where ids are out of range."""
-    # A narrow dtype may not be able to hold the last row's number.
-    last = min(num_rows - 1, jnp.iinfo(ids.dtype).max)
-    within = (ids >= 0) & (ids <= last)
-    return jnp.where(within, ids.astype(jnp.int32), num_rows)
 
 
 def _check_parts(ids: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> None:

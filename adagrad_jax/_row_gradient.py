@@ -1,0 +1,337 @@
+"""``value_and_grad`` and ``grad`` whose gradients of tables hold only rows that were read."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend import core
+
+from adagrad_jax._lookups import Table, Uses, evaluate, find_uses, whole
+from adagrad_jax._row_sparse import RowSparse
+
+TableFilter = Callable[[tuple[Any, ...], Any], bool]
+
+
+def value_and_grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    tables: Literal["auto"] | TableFilter = "auto",
+) -> Callable[..., tuple[Any, Any]]:
+    r"""``jax.value_and_grad``, with a :class:`RowSparse` gradient for embedding tables.
+
+    A leaf :math:`T` that ``fun`` reads only by whole rows, :math:`R_i = T[\text{ids}_i]`,
+    has a gradient that is zero but in these rows:
+
+    .. math::
+
+        \nabla_T \text{fun} = \sum_i e_{\text{ids}_i} \otimes
+            \frac{\partial\, \text{fun}}{\partial R_i}
+
+    That sum is returned unsummed, as ids and values, so that no array of the table's size
+    is made. Every other leaf gets an ordinary array. Row reads are ``table[ids]``,
+    ``jnp.take(table, ids, axis=0)``, ``table.at[ids].get()``, ``lax.dynamic_slice``, and
+    what Flax's ``Embed``, Equinox's ``Embedding``, Haiku's ``Embed`` and Keras'
+    ``Embedding`` make of them, also inside ``jit``, ``vmap``, ``remat`` and ``scan``, and
+    after a cast of the table. ``fun`` needs no change.
+
+    A leaf that is also read otherwise (an output layer tied to the table), or goes into a
+    function with a derivative rule of its own, gets an ordinary array too. So does one
+    that is not read at all, or only at rows that the program fixes (``stack[0]``).
+
+    Args:
+      fun: As for ``jax.value_and_grad``. It is traced as by ``jax.jit``, so its Python
+        cannot depend on the values of what it is differentiated by.
+      argnums: As for ``jax.value_and_grad``.
+      has_aux: As for ``jax.value_and_grad``.
+      holomorphic: As for ``jax.value_and_grad``.
+      allow_int: As for ``jax.value_and_grad``.
+      tables: Which leaves get a :class:`RowSparse`: "auto", as above, or a function
+        ``(path, leaf) -> bool`` of the leaf's key path. A leaf so chosen gets one also
+        if it is not read at all; if it cannot, that is an error.
+
+    Returns:
+      A function of the arguments of ``fun`` that returns its value (with ``has_aux`` a
+      pair with the auxiliary data) and the gradients: equal to those of
+      ``jax.value_and_grad`` but for the order in which duplicates are summed.
+
+    Raises:
+      TypeError: As ``jax.value_and_grad``; and if ``tables`` chooses a leaf that is not
+        an array of floating-point or complex numbers, with an axis of rows.
+      ValueError: If ``tables`` chooses a leaf whose gradient is not row-sparse: the
+        message has its path, the primitive and the line of code that is the reason.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> params = {"table": jnp.ones((1000, 2)), "bias": jnp.zeros(2)}
+      >>> def loss(params, ids):
+      ...     return jnp.sum(jnp.square(params["table"][ids] + params["bias"]))
+      >>> value, gradients = aj.value_and_grad(loss)(params, jnp.array([3, 7, 3]))
+      >>> print(value, gradients["bias"])
+      6.0 [6. 6.]
+      >>> gradients["table"]
+      RowSparse(3 rows, shape=(1000, 2), dtype=float32)
+      >>> print(gradients["table"].ids)
+      [3 7 3]
+    """
+    if tables != "auto" and not callable(tables):
+        raise TypeError(
+            '`tables` must be "auto" or a function (path, leaf) -> bool, got '
+            f"{tables!r}."
+        )
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    checks = {"holomorphic": holomorphic, "allow_int": allow_int}
+
+    @functools.wraps(fun)
+    def value_and_grad_of_fun(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if max(positions) >= len(args):
+            raise TypeError(
+                f"differentiating by {argnums=} needs at least {max(positions) + 1} "
+                f"positional arguments, got {len(args)}; pass them by position."
+            )
+        chosen = tuple(args[position] for position in positions)
+        keyed, structure = jax.tree_util.tree_flatten_with_path(chosen)
+        if isinstance(argnums, int):
+            keyed = [(path[1:], leaf) for path, leaf in keyed]
+
+        def call(leaves: list[Any]) -> Any:
+            replaced = list(args)
+            for position, arg in zip(
+                positions, structure.unflatten(leaves), strict=True
+            ):
+                replaced[position] = arg
+            return fun(*replaced, **kwargs)
+
+        traced = _trace(call, [leaf for _, leaf in keyed], has_aux)
+        uses, chosen = _find_tables(traced.jaxpr.jaxpr, keyed, tables)
+        value, gradients = _differentiate(traced, uses, chosen, checks)
+        gradients = structure.unflatten(gradients)
+        return value, gradients[0] if isinstance(argnums, int) else gradients
+
+    return value_and_grad_of_fun
+
+
+def grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    tables: Literal["auto"] | TableFilter = "auto",
+) -> Callable[..., Any]:
+    """``jax.grad``, with a :class:`RowSparse` gradient for embedding tables.
+
+    Args:
+      fun: As for :func:`value_and_grad`, like the other arguments.
+      argnums: As there.
+      has_aux: As there.
+      holomorphic: As there.
+      allow_int: As there.
+      tables: As there.
+
+    Returns:
+      A function of the arguments of ``fun`` that returns the gradients, with ``has_aux``
+      a pair of them and the auxiliary data.
+
+    Raises:
+      TypeError: As :func:`value_and_grad`.
+      ValueError: As :func:`value_and_grad`.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> gradient = aj.grad(lambda table: jnp.sum(table[1:3] * table[2]))(jnp.ones((4, 2)))
+      >>> print(gradient.T)  # rows that the program fixes: an ordinary gradient
+      [[0. 1. 3. 0.]
+       [0. 1. 3. 0.]]
+    """
+    with_value = value_and_grad(
+        fun, argnums, has_aux, holomorphic, allow_int, tables=tables
+    )
+
+    @functools.wraps(fun)
+    def grad_of_fun(*args: Any, **kwargs: Any) -> Any:
+        value, gradients = with_value(*args, **kwargs)
+        return (gradients, value[1]) if has_aux else gradients
+
+    return grad_of_fun
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+    """A function of leaves as a jaxpr, whose first results are its value's leaves.
+
+    Attributes:
+      jaxpr: Of the leaves.
+      leaves: What it is to be called with.
+      unflatten: From the jaxpr's results to the value, with ``has_aux`` a pair of it and
+        the auxiliary data.
+      has_aux: Whether ``unflatten`` gives a pair.
+    """
+
+    jaxpr: core.ClosedJaxpr
+    leaves: list[Any]
+    unflatten: Callable[[list[Any]], Any]
+    has_aux: bool
+
+
+def _trace(
+    call: Callable[[list[Any]], Any], leaves: list[Any], has_aux: bool
+) -> _Traced:
+    structure, constants = None, []
+
+    def arrays_only(leaves: list[Any]) -> list[Any]:
+        nonlocal structure, constants
+        result = call(leaves)
+        if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                "with has_aux=True `fun` must return a pair (value, auxiliary data), "
+                f"got {result!r} of type {type(result).__name__}."
+            )
+        value, aux = result if has_aux else (result, None)
+        results, structure = jax.tree.flatten((value, aux))
+        num_values = len(jax.tree.leaves(value))
+        # Auxiliary data may be anything: what is not computed here is only passed on.
+        constants = [
+            None if i < num_values or isinstance(leaf, Tracer) else (leaf,)
+            for i, leaf in enumerate(results)
+        ]
+        return [
+            leaf
+            for leaf, constant in zip(results, constants, strict=True)
+            if constant is None
+        ]
+
+    jaxpr = jax.make_jaxpr(arrays_only)(leaves)
+
+    def unflatten(results: list[Any]) -> Any:
+        arrays = iter(results)
+        merged = [
+            next(arrays) if constant is None else constant[0] for constant in constants
+        ]
+        value, aux = jax.tree.unflatten(structure, merged)
+        return (value, aux) if has_aux else value
+
+    return _Traced(jaxpr, leaves, unflatten, has_aux)
+
+
+def _find_tables(
+    jaxpr: core.Jaxpr,
+    keyed: list[tuple[Any, Any]],
+    tables: Literal["auto"] | TableFilter,
+) -> tuple[Uses, set[int]]:
+    """Which leaves are to have row-sparse gradients, and what ``jaxpr`` does with them."""
+    if tables == "auto":
+        candidates = {i for i, (_, leaf) in enumerate(keyed) if _has_rows(leaf)}
+    else:
+        candidates = {i for i, (path, leaf) in enumerate(keyed) if tables(path, leaf)}
+    for i in candidates:
+        if not _has_rows(keyed[i][1]):
+            raise TypeError(
+                f"`tables` chose {_name(keyed[i][0])}, which must be an array of "
+                "floating-point or complex numbers with an axis of rows, got "
+                f"{jax.typeof(keyed[i][1])}; leave it to others."
+            )
+
+    def uses_of(numbers: set[int]) -> Uses:
+        return find_uses(
+            jaxpr, [i if i in numbers else None for i in range(len(keyed))]
+        )
+
+    uses = uses_of(candidates)
+    if tables == "auto":
+        # Rows that the program fixes are parameters of their own more often than a
+        # table's (layers in one array): they do not make a table by themselves.
+        chosen = {read.table for read in uses.reads if not read.fixed}
+    else:
+        chosen = candidates
+        for i, eqn in uses.dense.items():
+            raise ValueError(_why_dense(keyed[i][0], eqn))
+    chosen = chosen - set(uses.dense)
+    return uses_of(chosen), chosen
+
+
+def _differentiate(
+    traced: _Traced, uses: Uses, tables: set[int], checks: dict[str, bool]
+) -> tuple[Any, list[Any]]:
+    """The value, and the gradient of each leaf."""
+    jaxpr, leaves = traced.jaxpr, traced.leaves
+
+    def value_of(dense: dict[int, Any], taps: list[jax.Array]) -> Any:
+        args = [
+            Table(jnp.asarray(leaf)) if i in tables else dense[i]
+            for i, leaf in enumerate(leaves)
+        ]
+        results, ids = evaluate(jaxpr.jaxpr, jaxpr.consts, args, uses, iter(taps))
+        result = traced.unflatten([whole(result) for result in results])
+        value, aux = result if traced.has_aux else (result, None)
+        return value, (aux, ids)
+
+    dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
+    taps = [jnp.zeros(read.shape, read.dtype) for read in uses.reads]
+    (value, (aux, ids)), (gradients, rows) = jax.value_and_grad(
+        value_of, argnums=(0, 1), has_aux=True, **checks
+    )(dense, taps)
+    reads = list(zip(uses.reads, ids, rows, strict=True))
+    for i in tables:
+        table = jnp.asarray(leaves[i])
+        mine = [(ids, rows) for read, ids, rows in reads if read.table == i]
+        gradients[i] = _row_sparse(table, mine)
+    result = (value, aux) if traced.has_aux else value
+    return result, [gradients[i] for i in range(len(leaves))]
+
+
+def _row_sparse(
+    table: jax.Array, reads: list[tuple[jax.Array, jax.Array]]
+) -> RowSparse:
+    row = table.shape[1:]
+    no_ids, no_rows = jnp.zeros(0, jnp.int32), jnp.zeros((0, *row), table.dtype)
+    return RowSparse(
+        jnp.concatenate([no_ids, *(ids.reshape(-1) for ids, _ in reads)]),
+        jnp.concatenate(
+            [
+                no_rows,
+                *(rows.reshape(-1, *row).astype(table.dtype) for _, rows in reads),
+            ]
+        ),
+        table.shape,
+    )
+
+
+def _has_rows(leaf: Any) -> bool:
+    shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", None)
+    return bool(shape) and dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def _why_dense(path: Any, eqn: core.JaxprEqn) -> str:
+    return (
+        f"{_name(path)} was chosen by `tables`, but its gradient is not row-sparse: "
+        f"`{eqn.primitive.name}` uses it otherwise than by whole rows{_place(eqn)}. Read "
+        "it by table[ids] only, or leave it to others: with an ordinary gradient its "
+        "step costs the time of the whole table."
+    )
+
+
+def _place(eqn: core.JaxprEqn) -> str:
+    """Where in the user's code an equation is from, as far as it is known."""
+    traceback = eqn.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        path = pathlib.Path(frame.file_name)
+        if not any(path.is_relative_to(folder) for folder in _NOT_USERS):
+            return f", at {frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return ""
+
+
+_NOT_USERS = [pathlib.Path(path).parent for path in (jax.__file__, __file__)]
+
+
+def _name(path: Any) -> str:
+    return f"the leaf at {jax.tree_util.keystr(path)}" if path else "the argument"
