@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
@@ -271,20 +272,23 @@ def _differentiate(
             for i, leaf in enumerate(leaves)
         ]
         results, ids = evaluate(jaxpr.jaxpr, jaxpr.consts, args, uses, iter(taps))
+        computed = [result for result in results if not isinstance(result, Table)]
         result = traced.unflatten([whole(result) for result in results])
         value, aux = result if traced.has_aux else (result, None)
-        return value, (aux, ids)
+        return value, (aux, ids, computed)
 
     dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
     taps = [jnp.zeros(read.shape, read.dtype) for read in uses.reads]
-    (value, (aux, ids)), (gradients, rows) = jax.value_and_grad(
+    (value, (aux, ids, computed)), (gradients, rows) = jax.value_and_grad(
         value_of, argnums=(0, 1), has_aux=True, **checks
     )(dense, taps)
+    # A table can be changed in place only after its last read. What depends on no
+    # gradient of the table (the loss, if that is linear) might read it later.
+    rows, _ = lax.optimization_barrier((rows, (computed, gradients)))
     reads = list(zip(uses.reads, ids, rows, strict=True))
     for i in tables:
-        table = jnp.asarray(leaves[i])
         mine = [(ids, rows) for read, ids, rows in reads if read.table == i]
-        gradients[i] = _row_sparse(table, mine)
+        gradients[i] = _row_sparse(jnp.asarray(leaves[i]), mine)
     result = (value, aux) if traced.has_aux else value
     return result, [gradients[i] for i in range(len(leaves))]
 
@@ -292,18 +296,13 @@ def _differentiate(
 def _row_sparse(
     table: jax.Array, reads: list[tuple[jax.Array, jax.Array]]
 ) -> RowSparse:
+    """The gradient of ``table`` from the ids and the derivatives of each read."""
     row = table.shape[1:]
-    no_ids, no_rows = jnp.zeros(0, jnp.int32), jnp.zeros((0, *row), table.dtype)
-    return RowSparse(
-        jnp.concatenate([no_ids, *(ids.reshape(-1) for ids, _ in reads)]),
-        jnp.concatenate(
-            [
-                no_rows,
-                *(rows.reshape(-1, *row).astype(table.dtype) for _, rows in reads),
-            ]
-        ),
-        table.shape,
-    )
+    ids = [ids.reshape(-1) for ids, _ in reads]
+    rows = [rows.reshape(-1, *row).astype(table.dtype) for _, rows in reads]
+    if not reads:
+        ids, rows = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, *row), table.dtype)]
+    return RowSparse(jnp.concatenate(ids), jnp.concatenate(rows), table.shape)
 
 
 def _has_rows(leaf: Any) -> bool:
