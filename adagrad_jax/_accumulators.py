@@ -48,8 +48,8 @@ class RowAccumulator(Accumulator, Protocol):
     """An accumulator that keeps, for each row of a parameter, something of its own.
 
     It can take a :class:`RowSparse` gradient: ``update`` is then called with some rows
-    of the gradient and the same rows of each array that ``init`` made, all of which have
-    the parameter's first axis.
+    of the gradient and the same rows of each array that ``init`` made, all of which
+    have the parameter's first axis.
     """
 
     def precondition(

@@ -109,7 +109,7 @@ def scale_by_adagrad(
     inside, outside = (epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)
 
     def update_leaf(gradient: Any, kept: Any) -> tuple[Any, Any]:
-        if isinstance(gradient, RowSparse):
+        if isinstance(gradient, RowSparse) and isinstance(accumulator, RowAccumulator):
             return _update_rows(accumulator, gradient, kept, inside, outside)
         normalize = _normalize(inside, outside)
         return accumulator.update(jnp.asarray(gradient), kept, normalize)

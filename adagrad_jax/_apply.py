@@ -17,17 +17,17 @@ def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
 
         \theta \leftarrow \theta + u
 
-    As ``optax.apply_updates``, which works too, but for this: updates are checked against
-    their parameters, and BCOO ones are taken. Inside ``jax.jit``, with ``params`` donated,
-    a table with a row-sparse update is changed in place.
+    As ``optax.apply_updates``, which works too, but for this: updates are checked
+    against their parameters, and BCOO ones are taken. Inside ``jax.jit``, with
+    ``params`` donated, a table with a row-sparse update is changed in place.
 
     Args:
       params: A tree of arrays.
       updates: A tree like it, with None where a parameter is to stay as it is.
 
     Returns:
-      The new parameters, of the old ones' shapes and dtypes; sums are taken in the wider
-      of both dtypes.
+      The new parameters, of the old ones' shapes and dtypes; sums are taken in the
+      wider of both dtypes.
 
     Raises:
       TypeError: If an update is neither floating-point nor complex.
@@ -36,7 +36,7 @@ def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
       >>> update = aj.RowSparse([1], jnp.array([[5.0, 5.0]]), shape=(3, 2))
-      >>> print(aj.apply_updates({"table": jnp.ones((3, 2))}, {"table": update})["table"])
+      >>> print(aj.apply_updates(jnp.ones((3, 2)), update))
       [[1. 1.]
        [6. 6.]
        [1. 1.]]

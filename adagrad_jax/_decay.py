@@ -32,8 +32,8 @@ def add_decayed_weights(
     between :func:`adagrad_jax.scale_by_adagrad` and the learning rate it is decoupled
     weight decay (Keras 3's and AdamW's).
 
-    Of a table with a :class:`RowSparse` gradient **only the rows in it decay**, so a row
-    decays in the steps that read it and no others.
+    Of a table with a :class:`RowSparse` gradient **only the rows in it decay**, so a
+    row decays in the steps that read it and no others.
 
     Args:
       weight_decay: The strength, at least 0.

@@ -1,8 +1,8 @@
 """Sum what was said of each row, then visit each distinct row once.
 
 A batch names rows of a table by ids, some of them many times, and Adagrad must square a
-row's whole gradient: entries of one row are summed first. Two questions follow, and what
-answers them best depends on the hardware.
+row's whole gradient: entries of one row are summed first. Two questions follow, and
+what answers them best depends on the hardware.
 
 *Which entries belong together?* On a CPU, by hashing: each entry writes its position
 into a small scratch array at its id's hash; the first one there represents the row, and
@@ -31,7 +31,8 @@ Carry = TypeVar("Carry")
 Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
 """A hashable ``function(rows, ids, *operands) -> rows``, and its operands.
 
-Rows are ``(k, ...)``, their ids ``(k,)``. What it makes of rows out of range is ignored.
+Rows are ``(k, ...)``, their ids ``(k,)``. What it makes of rows out of range is
+ignored.
 """
 
 
@@ -44,13 +45,13 @@ class Distinct(NamedTuple):
       slot: ``(n,)``, the slot of entry ``order[i]``.
       ids: The row of each slot. Slots not in use have the number of rows, so they are
         out of range, and there are whole blocks of them.
-      count: How many slots are in use: those at the front.
+      num_used: How many slots are in use: those at the front.
     """
 
     order: jax.Array
     slot: jax.Array
     ids: jax.Array
-    count: jax.Array
+    num_used: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -74,9 +75,9 @@ def fold(
     """Visits all distinct rows, some at a time.
 
     Args:
-      step: A hashable ``(carry, rows, ids, *operands) -> carry``, called with the sums of
-        the entries of some rows, as the stages made them; where ids are out of range,
-        rows are meaningless.
+      step: A hashable ``(carry, rows, ids, *operands) -> carry``, called with the sums
+        of the entries of some rows, as the stages made them; where ids are out of
+        range, rows are meaningless.
       carry: Arrays; tables among them are updated in place if XLA can.
       entries: ``(n, ...)``.
       distinct: What :func:`find_distinct` says of their ids.
@@ -122,8 +123,10 @@ def _fold(
             rows = _sum_slots(entries, distinct.slot - start, size)
             return start + size, visit(carry, rows, ids)
 
-        start = jnp.zeros((), distinct.count.dtype)
-        return lax.while_loop(lambda s: s[0] < distinct.count, block, (start, carry))[1]
+        start = jnp.zeros((), distinct.num_used.dtype)
+        return lax.while_loop(
+            lambda s: s[0] < distinct.num_used, block, (start, carry)
+        )[1]
 
     def in_one_pass(carry: Carry) -> Carry:
         return visit(carry, _sum_neighbours(entries, distinct), distinct.ids)
@@ -159,7 +162,7 @@ def _by_hashing(ids: jax.Array, num_rows: int) -> Distinct:
         order=position,
         slot=_read(rank, first),
         ids=_compact(ids, is_first, rank, num_rows),
-        count=jnp.sum(is_first, dtype=jnp.int32),
+        num_used=jnp.sum(is_first, dtype=jnp.int32),
     )
 
 
@@ -172,7 +175,7 @@ def _by_sorting(ids: jax.Array, num_rows: int) -> Distinct:
         order=order,
         slot=rank,
         ids=_compact(ids, is_first, rank, num_rows),
-        count=jnp.sum(is_first, dtype=jnp.int32),
+        num_used=jnp.sum(is_first, dtype=jnp.int32),
     )
 
 
@@ -205,7 +208,7 @@ def _compact(
 ) -> jax.Array:
     """The distinct ids, in the order of their ranks, padded to whole blocks."""
     # One more than there are rows: entries out of range have a slot too.
-    most = min(ids.size, num_rows + 1)
+    most = max(1, min(ids.size, num_rows + 1))
     block = _block_size(most)
     padded = -(-most // block) * block
     place = jnp.where(is_first, rank, padded)

@@ -1,19 +1,20 @@
 """Find where a traced function reads whole rows of a table, and evaluate it by them.
 
-The function is a jaxpr: a list of equations, some of which (``jit``, ``remat``, ``scan``)
-hold another one. :func:`find_uses` follows each table from the inputs through what leaves
-its rows as they are, and says of every equation that it goes into what that is. Where it
-is something else the table is *dense*: its gradient may be anything.
+The function is a jaxpr: a list of equations, some of which (``jit``, ``remat``,
+``scan``) hold another one. :func:`find_uses` follows each table from the inputs through
+what leaves its rows as they are, and says of every equation that it goes into what that
+is. Where it is something else the table is *dense*: its gradient may be anything.
 
 :func:`evaluate` computes the function with a *tap* beside each read: an argument shaped
-like the rows that were read, whose derivative is that of the rows. So the derivative with
-respect to a tap is what a row-sparse gradient holds, and the table has none of its own.
+like the rows that were read, whose derivative is that of the rows. So the derivative
+with respect to a tap is what a row-sparse gradient holds, and the table has none of its
+own.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,9 @@ class Uses:
       results: For each result the table that it is, if it is one.
     """
 
-    of: "dict[int, str | Uses]" = dataclasses.field(default_factory=dict)
+    of: "dict[int, Literal['read', 'same', 'constant'] | Uses]" = dataclasses.field(
+        default_factory=dict
+    )
     reads: list[Read] = dataclasses.field(default_factory=list)
     dense: dict[int, core.JaxprEqn] = dataclasses.field(default_factory=dict)
     results: list[int | None] = dataclasses.field(default_factory=list)
@@ -135,18 +138,18 @@ def evaluate(
     for position, eqn in enumerate(jaxpr.eqns):
         args = [a.val if isinstance(a, core.Literal) else env[a] for a in eqn.invars]
         use = uses.of.get(position)
-        if use is None or use == "constant":
-            results = _bind(eqn, [whole(arg) for arg in args])
-        elif use == "same":
-            results = [_same_rows(eqn, args[0])]
+        if isinstance(use, Uses):
+            inner = _INNER[eqn.primitive.name]
+            results, ids = inner(eqn, args, use, [next(taps) for _ in use.reads])
+            all_ids.extend(ids)
         elif use == "read":
             rows, ids = _read_rows(eqn, args, next(taps))
             results = [rows]
             all_ids.append(ids)
+        elif use == "same":
+            results = [_same_rows(eqn, args[0])]
         else:
-            inner = _INNER[eqn.primitive.name]
-            results, ids = inner(eqn, args, use, [next(taps) for _ in use.reads])
-            all_ids.extend(ids)
+            results = _bind(eqn, [whole(arg) for arg in args])
         env.update(zip(eqn.outvars, results, strict=True))
     results = [a.val if isinstance(a, core.Literal) else env[a] for a in jaxpr.outvars]
     return results, all_ids
@@ -157,7 +160,7 @@ def evaluate(
 
 def _reads_rows(eqn: core.JaxprEqn) -> bool:
     """Whether the equation reads rows of its first argument, as a whole."""
-    params, (num_rows, *row) = eqn.params, eqn.invars[0].aval.shape
+    params, (_, *row) = eqn.params, _aval(eqn.invars[0]).shape
     if eqn.primitive.name == "gather":
         numbers = params["dimension_numbers"]
         return (
@@ -178,10 +181,10 @@ def _reads_rows(eqn: core.JaxprEqn) -> bool:
 
 
 def _read(eqn: core.JaxprEqn, table: int) -> Read:
-    (_, *row), rows = eqn.invars[0].aval.shape, eqn.outvars[0].aval
+    (_, *row), rows = _aval(eqn.invars[0]).shape, _aval(eqn.outvars[0])
     # Not rows.size // row.size: a row may be empty.
     if eqn.primitive.name == "gather":
-        n = math.prod(eqn.invars[1].aval.shape[:-1])
+        n = math.prod(_aval(eqn.invars[1]).shape[:-1])
     else:
         n = rows.shape[0]
     return Read(table, (n, *row), rows.dtype, fixed=eqn.primitive.name == "slice")
@@ -317,9 +320,9 @@ def _remat(
     is_table = [isinstance(arg, Table) for arg in args]
 
     def body(arrays: list[Any], taps: list[jax.Array]) -> Any:
-        arrays = iter(arrays)
+        remaining = iter(arrays)
         merged = [
-            arg if table else next(arrays)
+            arg if table else next(remaining)
             for arg, table in zip(args, is_table, strict=True)
         ]
         return evaluate(*_inner_jaxpr(eqn), merged, uses, iter(taps))
@@ -360,14 +363,15 @@ _INNER = {
 
 
 def _inner_jaxpr(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    """The function that an equation holds, and its constants."""
+    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     if isinstance(inner, core.ClosedJaxpr):
         return inner.jaxpr, inner.consts
     return inner, ()
 
 
 def _scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
-    """How many of a scan's arguments are the same in each turn, and how many carried."""
+    """How many arguments of a scan all turns share, and how many are carried."""
     if "ft_in" in eqn.params:  # jax 0.12
         consts, carry, _ = eqn.params["ft_in"].unpack()
         return len(consts), len(carry)
@@ -379,4 +383,9 @@ def _lookup(table_of: dict[Any, int | None], atom: Any) -> int | None:
 
 
 def _differentiable(var: Any) -> bool:
-    return jnp.issubdtype(var.aval.dtype, jnp.inexact)
+    # Tokens and the like have no dtype.
+    return jnp.issubdtype(getattr(var.aval, "dtype", None) or bool, jnp.inexact)
+
+
+def _aval(atom: Any) -> Any:
+    return atom.aval

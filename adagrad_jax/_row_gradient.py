@@ -1,4 +1,4 @@
-"""``value_and_grad`` and ``grad`` whose gradients of tables hold only rows that were read."""
+"""Gradients of which tables have only the rows that were read."""
 
 import dataclasses
 import functools
@@ -29,24 +29,24 @@ def value_and_grad(
 ) -> Callable[..., tuple[Any, Any]]:
     r"""``jax.value_and_grad``, with a :class:`RowSparse` gradient for embedding tables.
 
-    A leaf :math:`T` that ``fun`` reads only by whole rows, :math:`R_i = T[\text{ids}_i]`,
-    has a gradient that is zero but in these rows:
+    A leaf :math:`T` that ``fun`` reads only by whole rows, :math:`R_i =
+    T[\text{ids}_i]`, has a gradient that is zero but in these rows:
 
     .. math::
 
         \nabla_T \text{fun} = \sum_i e_{\text{ids}_i} \otimes
             \frac{\partial\, \text{fun}}{\partial R_i}
 
-    That sum is returned unsummed, as ids and values, so that no array of the table's size
-    is made. Every other leaf gets an ordinary array. Row reads are ``table[ids]``,
-    ``jnp.take(table, ids, axis=0)``, ``table.at[ids].get()``, ``lax.dynamic_slice``, and
-    what Flax's ``Embed``, Equinox's ``Embedding``, Haiku's ``Embed`` and Keras'
-    ``Embedding`` make of them, also inside ``jit``, ``vmap``, ``remat`` and ``scan``, and
-    after a cast of the table. ``fun`` needs no change.
+    That sum is returned unsummed, as ids and values, so that no array of the table's
+    size is made. Every other leaf gets an ordinary array. Row reads are ``table[ids]``,
+    ``jnp.take(table, ids, axis=0)``, ``table.at[ids].get()``, ``lax.dynamic_slice``,
+    and what Flax's ``Embed``, Equinox's ``Embedding``, Haiku's ``Embed`` and Keras'
+    ``Embedding`` make of them, also inside ``jit``, ``vmap``, ``remat`` and ``scan``,
+    and after a cast of the table. ``fun`` needs no change.
 
-    A leaf that is also read otherwise (an output layer tied to the table), or goes into a
-    function with a derivative rule of its own, gets an ordinary array too. So does one
-    that is not read at all, or only at rows that the program fixes (``stack[0]``).
+    A leaf that is also read otherwise (an output layer tied to the table), or goes into
+    a function with a derivative rule of its own, gets an ordinary array too. So does
+    one that is not read at all, or only at rows that the program fixes (``stack[0]``).
 
     Args:
       fun: As for ``jax.value_and_grad``. It is traced as by ``jax.jit``, so its Python
@@ -89,7 +89,13 @@ def value_and_grad(
             f"{tables!r}."
         )
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    checks = {"holomorphic": holomorphic, "allow_int": allow_int}
+    differentiate = functools.partial(
+        jax.value_and_grad,
+        argnums=(0, 1),
+        has_aux=True,
+        holomorphic=holomorphic,
+        allow_int=allow_int,
+    )
 
     @functools.wraps(fun)
     def value_and_grad_of_fun(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -113,7 +119,7 @@ def value_and_grad(
 
         traced = _trace(call, [leaf for _, leaf in keyed], has_aux)
         uses, chosen = _find_tables(traced.jaxpr.jaxpr, keyed, tables)
-        value, gradients = _differentiate(traced, uses, chosen, checks)
+        value, gradients = _gradients(differentiate, traced, uses, chosen)
         gradients = structure.unflatten(gradients)
         return value, gradients[0] if isinstance(argnums, int) else gradients
 
@@ -140,8 +146,8 @@ def grad(
       tables: As there.
 
     Returns:
-      A function of the arguments of ``fun`` that returns the gradients, with ``has_aux``
-      a pair of them and the auxiliary data.
+      A function of the arguments of ``fun`` that returns the gradients, with
+      ``has_aux`` a pair of them and the auxiliary data.
 
     Raises:
       TypeError: As :func:`value_and_grad`.
@@ -149,10 +155,11 @@ def grad(
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
-      >>> gradient = aj.grad(lambda table: jnp.sum(table[1:3] * table[2]))(jnp.ones((4, 2)))
-      >>> print(gradient.T)  # rows that the program fixes: an ordinary gradient
-      [[0. 1. 3. 0.]
-       [0. 1. 3. 0.]]
+      >>> def loss(table, ids):
+      ...     return jnp.sum(table[ids] * table[ids + 1])
+      >>> gradient = aj.grad(loss)(jnp.ones((1000, 1)), jnp.array([5, 6]))
+      >>> print(gradient.ids, gradient.coalesce().values.T)
+      [5 6 6 7] [[1. 2. 1. 0.]]
     """
     with_value = value_and_grad(
         fun, argnums, has_aux, holomorphic, allow_int, tables=tables
@@ -173,8 +180,8 @@ class _Traced:
     Attributes:
       jaxpr: Of the leaves.
       leaves: What it is to be called with.
-      unflatten: From the jaxpr's results to the value, with ``has_aux`` a pair of it and
-        the auxiliary data.
+      unflatten: From the jaxpr's results to the value, with ``has_aux`` a pair of it
+        and the auxiliary data.
       has_aux: Whether ``unflatten`` gives a pair.
     """
 
@@ -229,7 +236,7 @@ def _find_tables(
     keyed: list[tuple[Any, Any]],
     tables: Literal["auto"] | TableFilter,
 ) -> tuple[Uses, set[int]]:
-    """Which leaves are to have row-sparse gradients, and what ``jaxpr`` does with them."""
+    """Which leaves are to have row-sparse gradients, and what is done with them."""
     if tables == "auto":
         candidates = {i for i, (_, leaf) in enumerate(keyed) if _has_rows(leaf)}
     else:
@@ -260,10 +267,13 @@ def _find_tables(
     return uses_of(chosen), chosen
 
 
-def _differentiate(
-    traced: _Traced, uses: Uses, tables: set[int], checks: dict[str, bool]
+def _gradients(
+    differentiate: Callable[..., Any], traced: _Traced, uses: Uses, tables: set[int]
 ) -> tuple[Any, list[Any]]:
-    """The value, and the gradient of each leaf."""
+    """The value, and the gradient of each leaf.
+
+    ``differentiate`` is ``jax.value_and_grad`` by two arguments, with auxiliary data.
+    """
     jaxpr, leaves = traced.jaxpr, traced.leaves
 
     def value_of(dense: dict[int, Any], taps: list[jax.Array]) -> Any:
@@ -279,9 +289,9 @@ def _differentiate(
 
     dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
     taps = [jnp.zeros(read.shape, read.dtype) for read in uses.reads]
-    (value, (aux, ids, computed)), (gradients, rows) = jax.value_and_grad(
-        value_of, argnums=(0, 1), has_aux=True, **checks
-    )(dense, taps)
+    (value, (aux, ids, computed)), (gradients, rows) = differentiate(value_of)(
+        dense, taps
+    )
     # A table can be changed in place only after its last read. What depends on no
     # gradient of the table (the loss, if that is linear) might read it later.
     rows, _ = lax.optimization_barrier((rows, (computed, gradients)))
@@ -313,9 +323,9 @@ def _has_rows(leaf: Any) -> bool:
 def _why_dense(path: Any, eqn: core.JaxprEqn) -> str:
     return (
         f"{_name(path)} was chosen by `tables`, but its gradient is not row-sparse: "
-        f"`{eqn.primitive.name}` uses it otherwise than by whole rows{_place(eqn)}. Read "
-        "it by table[ids] only, or leave it to others: with an ordinary gradient its "
-        "step costs the time of the whole table."
+        f"`{eqn.primitive.name}` uses it otherwise than by whole rows{_place(eqn)}. "
+        "Read it by table[ids] only, or let `tables` leave it out: with an ordinary "
+        "gradient its step takes the time of the whole table."
     )
 
 

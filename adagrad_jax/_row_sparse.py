@@ -38,11 +38,11 @@ class RowSparse(metaclass=_OpaqueType):
         \text{dense}[r] = \sum_{i : \text{ids}[i] = r} \text{values}[i]
 
     What :func:`value_and_grad` returns for a table that was read by rows. It is a leaf,
-    **not a pytree**, so that code which does not know it cannot mistake ids for numbers:
-    such code raises. Code that is linear in gradients works: it may be multiplied and
-    divided by scalars, negated, and added to another or to a dense array.
-    ``optax.apply_updates`` adds it to a table, and inside ``jax.jit`` with the table
-    donated only its rows are written.
+    **not a pytree**, so that code which does not know it cannot mistake ids for
+    numbers: such code raises. Code that is linear in gradients works: it may be
+    multiplied and divided by scalars, negated, and added to another or to a dense
+    array. ``optax.apply_updates`` adds it to a table, and inside ``jax.jit`` with the
+    table donated only its rows are written.
 
     For the same reason it cannot cross the boundary of ``jax.jit``, ``jax.vmap`` or
     ``jax.lax.scan``: there pass :meth:`to_bcoo`, or ``ids`` and ``values``.
@@ -210,8 +210,8 @@ class RowSparse(metaclass=_OpaqueType):
         Each distinct row comes once, its entries summed, some rows at a time; ``step``,
         hashable, must ignore those whose ids are out of range.
         """
-        rows = self.grouped()
-        return fold(step, carry, rows._entries, rows._distinct, rows._stages, operands)
+        distinct = self._distinct or find_distinct(self._ids, self.shape[0])
+        return fold(step, carry, self._entries, distinct, self._stages, operands)
 
     def summed(self) -> "RowSparse":
         """The same with each row once, in any order; see :meth:`coalesce`."""
@@ -219,10 +219,8 @@ class RowSparse(metaclass=_OpaqueType):
 
     def grouped(self) -> "RowSparse":
         """The same, with its distinct rows found once for all that will visit them."""
-        if self._distinct is not None:
-            return self
         result = copy.copy(self)
-        result._distinct = find_distinct(self._ids, self.shape[0])
+        result._distinct = self._distinct or find_distinct(self._ids, self.shape[0])
         return result
 
     def _materialized(self) -> "RowSparse":
