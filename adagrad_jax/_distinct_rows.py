@@ -131,8 +131,6 @@ def _fold(
     def in_one_pass(carry: Carry) -> Carry:
         return visit(carry, _sum_neighbours(entries, distinct), distinct.ids)
 
-    if entries.shape[0] == 0:
-        return carry
     return lax.platform_dependent(carry, cpu=in_blocks, default=in_one_pass)
 
 
@@ -235,7 +233,7 @@ def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array
 def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
     """The same for all slots at once, without adding two entries to one place."""
     if entries.shape[0] == 0:
-        return jnp.zeros((0, *entries.shape[1:]), _sum_dtype(entries.dtype))
+        return _sum_slots(entries, distinct.slot, distinct.ids.size)
     slot = distinct.slot
     ordered = entries[distinct.order].astype(_sum_dtype(entries.dtype))
     _, running = lax.associative_scan(_add_if_same_slot, (slot, ordered))

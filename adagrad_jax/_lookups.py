@@ -270,7 +270,11 @@ def _bind(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         for atom, arg in zip(eqn.invars, args, strict=True)
         if not isinstance(atom, core.Literal)
     }
-    alone = core.Jaxpr((), list(value_of), eqn.outvars, [eqn], eqn.effects)
+    inputs, results = list(value_of), eqn.outvars
+    names = core.DebugInfo(
+        "value_and_grad", eqn.primitive.name, ("",) * len(inputs), ("",) * len(results)
+    )
+    alone = core.Jaxpr((), inputs, results, [eqn], eqn.effects, names)
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*value_of.values())
 
 

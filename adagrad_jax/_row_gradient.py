@@ -74,7 +74,8 @@ def value_and_grad(
       >>> import adagrad_jax as aj, jax.numpy as jnp
       >>> params = {"table": jnp.ones((1000, 2)), "bias": jnp.zeros(2)}
       >>> def loss(params, ids):
-      ...     return jnp.sum(jnp.square(params["table"][ids] + params["bias"]))
+      ...     rows = params["table"][ids]
+      ...     return jnp.sum(rows**2) + 6 * jnp.sum(params["bias"])
       >>> value, gradients = aj.value_and_grad(loss)(params, jnp.array([3, 7, 3]))
       >>> print(value, gradients["bias"])
       6.0 [6. 6.]

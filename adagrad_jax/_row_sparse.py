@@ -119,7 +119,7 @@ class RowSparse(metaclass=_OpaqueType):
           >>> values = jnp.array([[1.0], [2.0], [3.0]])
           >>> once = aj.RowSparse([2, 0, 2], values, (4, 1)).coalesce()
           >>> print(once.ids, once.values.T)
-          [0 2 4] [[4. 2. 0.]]
+          [0 2 4] [[2. 4. 0.]]
         """
         rows = self.summed()
         # Rows out of range, which come last, are the only ones that may be too many.

@@ -5,20 +5,22 @@ error is after a small part of one pass over the data. Here is that question on 
 its data sets, "Census Income (KDD)", with the kind of model that Adagrad is used for
 most today: wide and deep. Every column is a field of ids (numbers are cut at their
 quantiles). The deep part embeds all 40 fields and feeds a small network; the wide part
-hashes pairs of fields, say (occupation, education), to a table of 2^20 weights. A batch
+hashes pairs of fields, say (occupation, education), to a table of 2^22 weights. A batch
 touches few of those weights, most are touched rarely, and each needs a learning rate
-of its own.
+of its own. And a step should cost what the few cost: ``aj.value_and_grad`` instead of
+``jax.value_and_grad`` makes it so, for Adagrad, which leaves the other rows alone.
 
 It gets one only if its squared gradients outweigh the accumulator's initial value. In a
 mean over 256 rows, a weight that one row touches has a gradient below 1/256, its square
 below 2e-5: from the usual initial value, 0.1, Adagrad would be almost SGD. We start at
 1e-6, which was chosen on held-out training rows like the rest of the model.
 
-Three steps, of which only the last two look at the test rows, and only to report:
+Four steps, of which only two look at the test rows, and only to report:
 
 1. Choose each optimizer's learning rate by the loss on held-out training rows.
 2. Train once over all training rows, reporting test error and AUC on the way.
 3. Train the final model with ``aj.adagrad``, a few passes with a falling rate.
+4. Time a step with row-sparse gradients beside the same step with dense ones.
 
 Run ``python -m benchmarks.census``; ``--quick`` for a smoke test on few rows.
 """
@@ -31,205 +33,35 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import rankdata
 from tqdm import tqdm
 
 import adagrad_jax as aj
+from benchmarks import census_model as model
 from benchmarks.census_data import Census, Rows, load_census
+from benchmarks.census_model import (
+    BATCH,
+    CONTENDERS,
+    CROSS_ROWS,
+    Scores,
+    Trainer,
+    TrainState,
+    cross_ids,
+    shuffled_batches,
+)
 from benchmarks.census_report import plot, summary
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-
-# The model. All of it was chosen by accuracy on held-out training rows.
-EMBEDDING_DIM = 8
-HIDDEN = (128, 64)
-DROPOUT = 0.2
-CROSS_BITS = 20  # the cross table has 2^CROSS_BITS rows
-CROSSED = (
-    "class_of_worker",
-    "industry_code",
-    "occupation_code",
-    "education",
-    "marital_status",
-    "major_occupation",
-    "sex",
-    "tax_filer_status",
-    "household_family_status",
-    "age",
-    "wage_per_hour",
-    "capital_gains",
-    "capital_losses",
-    "dividends",
-    "persons_worked_for_employer",
-    "weeks_worked",
-)
-
-# The training.
-BATCH = 256
-INITIAL_ACCUMULATOR = 1e-6
 FINAL_PASSES = 6
-LOSS_EVERY = 50  # steps between two looks at the loss: each look waits for the device
-
-Params = dict[str, Any]
-Scores = dict[str, float]
-MakeOptimizer = Callable[[Any], optax.GradientTransformation]
-
-# Each optimizer, given a learning rate, and the rates to choose from.
-OPTIMIZERS: dict[str, tuple[MakeOptimizer, tuple[float, ...]]] = {
-    "aj.adagrad": (
-        lambda rate: aj.adagrad(rate, INITIAL_ACCUMULATOR, epsilon=1e-7),
-        (0.005, 0.01, 0.02, 0.04, 0.08),
-    ),
-    "optax.adagrad": (
-        lambda rate: optax.adagrad(rate, INITIAL_ACCUMULATOR, eps=1e-7),
-        (0.005, 0.01, 0.02, 0.04, 0.08),
-    ),
-    "optax.adam": (optax.adam, (0.0003, 0.001, 0.002, 0.004, 0.01)),
-    "optax.sgd": (optax.sgd, (0.03, 0.1, 0.3, 1.0, 3.0)),
-}
-
-
-def init_params(key: jax.Array, census: Census) -> Params:
-    """Small random embeddings, He-initialized layers, and crosses that start at 0."""
-    embed_key, *layer_keys = jax.random.split(key, len(HIDDEN) + 2)
-    widths = (len(census.fields) * EMBEDDING_DIM, *HIDDEN, 1)
-    layers = [
-        {
-            "w": jax.random.normal(k, (fan_in, fan_out)) * (2 / fan_in) ** 0.5,
-            "b": jnp.zeros(fan_out),
-        }
-        for k, (fan_in, fan_out) in zip(
-            layer_keys, itertools.pairwise(widths), strict=True
-        )
-    ]
-    embeddings = 0.1 * jax.random.normal(embed_key, (census.num_ids, EMBEDDING_DIM))
-    crosses = jnp.zeros((2**CROSS_BITS, 1))
-    return {"embeddings": embeddings, "crosses": crosses, "layers": layers}
-
-
-def cross_rows(ids: jax.Array, pairs: np.ndarray) -> jax.Array:
-    """The cross table's row for each pair of fields: (batch, fields) -> (batch, pairs).
-
-    Ids are below 2^16 and numbered across fields, so that two of them in one uint32
-    name the pair and its values; a mixing hash then spreads them over the table.
-    """
-    left, right = ids[:, pairs[:, 0]], ids[:, pairs[:, 1]]
-    key = left.astype(jnp.uint32) * 65536 + right.astype(jnp.uint32)
-    key = (key ^ (key >> 15)) * jnp.uint32(2654435769)
-    key = (key ^ (key >> 13)) * jnp.uint32(2246822519)
-    return (key >> (32 - CROSS_BITS)).astype(jnp.int32)
-
-
-@jax.jit
-def predict(
-    params: Params, ids: jax.Array, pairs: np.ndarray, key: jax.Array | None = None
-) -> jax.Array:
-    """Log-odds of each row; with a key, the hidden layers drop units at random."""
-    hidden = params["embeddings"][ids].reshape(len(ids), -1)
-    *inner, last = params["layers"]
-    for number, layer in enumerate(inner):
-        hidden = jax.nn.relu(hidden @ layer["w"] + layer["b"])
-        if key is not None:
-            kept = jax.random.bernoulli(
-                jax.random.fold_in(key, number), 1 - DROPOUT, hidden.shape
-            )
-            hidden = hidden * kept / (1 - DROPOUT)
-    deep = hidden @ last["w"] + last["b"]
-    wide = params["crosses"][cross_rows(ids, pairs)].sum(axis=1)
-    return (deep + wide)[:, 0]
-
-
-class TrainState(NamedTuple):
-    params: Params
-    optimizer: optax.OptState
-    key: jax.Array
-
-
-class Trainer:
-    """One optimizer on the model. The jitted step takes the learning rate as an
-    argument, so that all rates share one compilation."""
-
-    def __init__(self, optimizer: str, census: Census, seed: int):
-        self.make_optimizer, _ = OPTIMIZERS[optimizer]
-        self.census, self.seed = census, seed
-        fields = [census.fields.index(name) for name in CROSSED]
-        self.pairs = np.array(list(itertools.combinations(fields, 2)))
-        self.step = jax.jit(self._step, donate_argnums=0)
-
-    def init(self) -> TrainState:
-        key, dropout_key = jax.random.split(jax.random.key(self.seed))
-        params = init_params(key, self.census)
-        return TrainState(params, self.make_optimizer(0.0).init(params), dropout_key)
-
-    def _step(
-        self, state: TrainState, batch: Rows, rate: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
-        key, dropout_key = jax.random.split(state.key)
-
-        def loss_of(params: Params) -> jax.Array:
-            logits = predict(params, batch.ids, self.pairs, dropout_key)
-            return optax.sigmoid_binary_cross_entropy(logits, batch.labels).mean()
-
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
-        updates, optimizer_state = self.make_optimizer(rate).update(
-            gradients, state.optimizer, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, optimizer_state, key), loss
-
-    def run(
-        self,
-        state: TrainState,
-        rows: Rows,
-        batches: np.ndarray,
-        rates: np.ndarray,
-        bar: tqdm,
-    ) -> TrainState:
-        """One step for each row of ``batches``, (steps, BATCH) row numbers."""
-        losses = []
-        for batch, rate in zip(batches, rates, strict=True):
-            state, loss = self.step(state, rows.take(batch), rate)
-            losses.append(loss)
-            if len(losses) == LOSS_EVERY:
-                bar.set_postfix(loss=f"{np.mean(losses):.4f}", refresh=False)
-                bar.update(len(losses) * BATCH)
-                losses = []
-        jax.block_until_ready(state.params)
-        bar.update(len(losses) * BATCH)
-        return state
-
-    def evaluate(self, state: TrainState, rows: Rows) -> Scores:
-        """Error, area under the ROC curve and mean log-loss."""
-        logits = np.asarray(predict(state.params, rows.ids, self.pairs), np.float64)
-        positive = rows.labels == 1
-        loss = np.logaddexp(0, logits) - logits * positive
-        return {
-            "error": float(np.mean((logits > 0) != positive)),
-            "auc": area_under_curve(logits, positive),
-            "loss": float(np.mean(loss)),
-        }
-
-
-def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The probability that a positive row scores above a negative one (ties: half)."""
-    num_positive, num_negative = positive.sum(), (~positive).sum()
-    rank_sum = rankdata(scores)[positive].sum() - num_positive * (num_positive + 1) / 2
-    return float(rank_sum / (num_positive * num_negative))
-
-
-def shuffled_batches(num_rows: int, passes: int, seed: int) -> np.ndarray:
-    """Row numbers in random order, (steps, BATCH), without a last incomplete batch."""
-    rng = np.random.default_rng([seed, 1])
-    order = np.concatenate([rng.permutation(num_rows) for _ in range(passes)])
-    return order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)
+# The sizes of the cross table for which a step is timed, and how: contenders take turns
+# of a few steps each, so that both have what else the machine does to bear.
+SIZES = (2**20, CROSS_ROWS, 2**24)
+TURNS, STEPS = 10, 6
 
 
 def progress_bar(steps: int) -> tqdm:
@@ -253,12 +85,12 @@ def choose_rates(
     runs = [
         (name, rate)
         for name in trainers
-        for rate in OPTIMIZERS[name][1][:: 2 if quick else 1]
+        for rate in CONTENDERS[name].rates[:: 2 if quick else 1]
     ]
     scores: dict[str, dict[float, Scores]] = {name: {} for name in trainers}
     with progress_bar(len(runs) * len(batches)) as bar:
         for name, rate in runs:
-            bar.set_description(f"1/3 rates: {name} {rate:g}", refresh=False)
+            bar.set_description(f"1/4 rates: {name} {rate:g}", refresh=False)
             trainer = trainers[name]
             rates = np.full(len(batches), rate, np.float32)
             state = trainer.run(trainer.init(), census.learn, batches, rates, bar)
@@ -275,7 +107,7 @@ def learning_curves(
     curves: dict[str, list[Scores]] = {name: [] for name in trainers}
     with progress_bar(len(trainers) * len(batches)) as bar:
         for name, trainer in trainers.items():
-            bar.set_description(f"2/3 curves: {name}", refresh=False)
+            bar.set_description(f"2/4 curves: {name}", refresh=False)
             state = trainer.init()
             for start, stop in itertools.pairwise(marks):
                 part = np.full(stop - start, rates[name], np.float32)
@@ -291,17 +123,68 @@ def final_model(
     batches = shuffled_batches(len(train.labels), passes, seed)
     rates = np.linspace(rate, 0, len(batches), endpoint=False, dtype=np.float32)
     with progress_bar(len(batches)) as bar:
-        bar.set_description("3/3 final model: aj.adagrad", refresh=False)
+        bar.set_description("3/4 final model: aj.adagrad", refresh=False)
         start = time.perf_counter()
         state = trainer.run(trainer.init(), train, batches, rates, bar)
         return state, time.perf_counter() - start
+
+
+def time_steps(census: Census, seed: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """What a step reads and what it costs, by rows of the cross table."""
+    rng = np.random.default_rng([seed, 2])
+    numbers = rng.integers(len(census.train.labels), size=(TURNS, STEPS, BATCH))
+    turns = [[census.train.take(batch) for batch in turn] for turn in numbers]
+    trainer = Trainer("aj.adagrad", census, seed)
+    costs = {}
+    with progress_bar(len(sizes) * numbers.size // BATCH) as bar:
+        for cross_rows in sizes:
+            bar.set_description(f"4/4 steps: {cross_rows:,} crosses", refresh=False)
+            costs[cross_rows] = time_turns(census, seed, cross_rows, turns, bar)
+    return {
+        "rows_read": np.mean([rows_read(trainer, batch) for batch in turns[0]]),
+        "table_rows": CROSS_ROWS + census.num_ids,
+        "costs": costs,
+    }
+
+
+def time_turns(
+    census: Census, seed: int, cross_rows: int, turns: list[list[Rows]], bar: tqdm
+) -> dict[str, dict[str, float]]:
+    """Median time and temporary memory of one step of each Adagrad."""
+    rate = np.float32(0.01)
+    states, steps = {}, {}
+    for name in ("aj.adagrad", "optax.adagrad"):
+        trainer = Trainer(name, census, seed, cross_rows)
+        states[name] = trainer.init()
+        steps[name] = trainer.step.lower(states[name], turns[0][0], rate).compile()
+    seconds = {name: [] for name in steps}
+    for turn in turns:
+        for name, step in steps.items():
+            for batch in turn:
+                start = time.perf_counter()
+                states[name], _ = jax.block_until_ready(step(states[name], batch, rate))
+                seconds[name].append(time.perf_counter() - start)
+        bar.update(len(turn) * BATCH)
+    return {
+        name: {
+            "milliseconds": 1e3 * float(np.median(seconds[name])),
+            "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
+        }
+        for name, step in steps.items()
+    }
+
+
+def rows_read(trainer: Trainer, batch: Rows) -> int:
+    """How many different rows of both tables a step on ``batch`` needs."""
+    crosses = cross_ids(batch.ids, trainer.pairs, trainer.cross_rows)
+    return len(np.unique(batch.ids)) + len(np.unique(crosses))
 
 
 def run_demo(seed: int, quick: bool) -> dict[str, Any]:
     """All three steps; returns everything that was chosen and measured."""
     clock = [time.perf_counter()]
     census = load_census(seed, quick)
-    trainers = {name: Trainer(name, census, seed) for name in OPTIMIZERS}
+    trainers = {name: Trainer(name, census, seed) for name in CONTENDERS}
     scores = choose_rates(trainers, census, seed, quick)
     rates = {
         name: min(tried, key=lambda rate: tried[rate]["loss"])
@@ -314,6 +197,7 @@ def run_demo(seed: int, quick: bool) -> dict[str, Any]:
     trainer, rate = trainers["aj.adagrad"], rates["aj.adagrad"]
     state, seconds = final_model(trainer, rate, census.train, passes, seed)
     final = trainer.evaluate(state, census.test)
+    steps = time_steps(census, seed, (CROSS_ROWS,) if quick else SIZES)
     clock.append(time.perf_counter())
     return {
         "settings": {"seed": seed, "quick": quick, **describe_model(census)},
@@ -330,6 +214,7 @@ def run_demo(seed: int, quick: bool) -> dict[str, Any]:
             **final,
             "rows_per_second": passes * len(census.train.labels) / seconds,
         },
+        "steps": steps,
         "seconds": {
             "rates": clock[1] - clock[0],
             "curves": clock[2] - clock[1],
@@ -347,12 +232,12 @@ def describe_model(census: Census) -> dict[str, Any]:
         "test_rows": len(census.test.labels),
         "batch": BATCH,
         "num_ids": census.num_ids,
-        "embedding_dim": EMBEDDING_DIM,
-        "hidden": HIDDEN,
-        "dropout": DROPOUT,
-        "crossed": CROSSED,
-        "cross_rows": 2**CROSS_BITS,
-        "initial_accumulator_value": INITIAL_ACCUMULATOR,
+        "embedding_dim": model.EMBEDDING_DIM,
+        "hidden": model.HIDDEN,
+        "dropout": model.DROPOUT,
+        "crossed": model.CROSSED,
+        "cross_rows": CROSS_ROWS,
+        "initial_accumulator_value": model.INITIAL_ACCUMULATOR,
     }
 
 

@@ -25,6 +25,20 @@ def test_the_readme_example_runs(capsys):
     np.testing.assert_allclose(np.array(printed, float), [1, -2, 0.5], atol=0.01)
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_examples_of_row_sparse_gradients_run(capsys):
+    """All in one namespace, as a reader would paste them; and what is printed."""
+    page = (ROOT / "docs" / "row_sparse.md").read_text()
+    namespace = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(example, "model.py", "exec"), namespace)
+    assert isinstance(namespace["gradient"], aj.RowSparse)
+    step, message, ids = capsys.readouterr().out.strip().split("\n")
+    assert ids == "[ 3 14  3 15]"
+    (promised,) = re.findall(r"```text\n(.*?)```", page, re.S)
+    assert message == " ".join(promised.split())
+
+
 def test_every_public_name_is_in_the_reference():
     reference = (ROOT / "docs" / "api.md").read_text()
     documented = set(re.findall(r":: (?:adagrad_jax\.)?([\w.]+)", reference))

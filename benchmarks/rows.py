@@ -1,0 +1,401 @@
+"""How long does it take to look up rows of an embedding table and to train them?
+
+    python -m benchmarks.rows [--torch PYTHON] [--tensorflow PYTHON] [--keras PYTHON]
+
+Tables of 1e5 to 1e7 rows, batches of 1,024 to 65,536 ids, drawn uniformly or from a Zipf
+distribution with exponent 1.2: a few rows are named by most entries. Every contender has
+a process of its own, with the Python that is named for its framework; a peer whose
+Python is not named is left out. Before the times are believed, rows that the contenders
+have trained are compared: they must be the same.
+
+As many contenders as fit into `--memory` run side by side, always with adagrad_jax among
+them. Where not even two fit, they run one after another, and what is compared is their
+medians; the table marks that with a star.
+
+Results go to rows.<device>.json, .md and .png in benchmarks/results/, the JSON after each
+case. `--only-target` measures only what this library promises, `--quick` tries all of it
+with tiny tables.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.rows_contenders import (
+    CHECKED,
+    CONTENDERS,
+    OURS,
+    RATE,
+    UNIQUE,
+    WEIGHT,
+    Contender,
+)
+from benchmarks.side_by_side import Team, measure, median_ratio
+
+BATCHES = 8
+EXPONENT = 1.2
+SLOW = 2**28  # elements of a table; a dense step over more takes a second or so
+Times = dict[str, list[float]]
+
+
+class Case(NamedTuple):
+    rows: int
+    dim: int
+    n: int
+    ids: str  # "uniform" or "Zipf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+      cases: All of it.
+      table: Rows and width of the table that the targets are about.
+      more_rows: Of the table that is to take hardly longer than that.
+      few: Ids in a batch, of which the targets speak.
+      many: The same.
+      rounds: How often everyone has a turn.
+    """
+
+    cases: list[Case]
+    table: tuple[int, int] = (10**6, 64)
+    more_rows: int = 10**7
+    few: int = 8192
+    many: int = 65536
+    rounds: int = 15
+
+
+def grid(*axes: tuple) -> list[Case]:
+    return [Case(*values) for values in itertools.product(*axes)]
+
+
+BOTH = ("Zipf", "uniform")
+PLANS = {
+    "all": Plan(grid((10**5, 10**6, 10**7), (16, 64, 128), (1024, 8192, 65536), BOTH)),
+    "target": Plan(grid((10**6,), (64,), (8192, 65536), BOTH)),
+    "quick": Plan(grid((500, 4000), (4,), (64,), BOTH[:1]), (500, 4), 4000, 64, 64, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How to measure: the Python for each peer, the environment, and so on."""
+
+    pythons: dict[str, str]
+    env: dict[str, str]
+    device: str
+    memory: float  # bytes
+    rounds: int
+
+
+# --- One case -------------------------------------------------------------------------
+
+
+def write_data(case: Case, path: pathlib.Path) -> None:
+    """The same batches for everyone, however each framework draws random numbers."""
+    rng = np.random.default_rng(0)
+    shape = BATCHES, case.n
+    if case.ids == "uniform":
+        ids = rng.integers(0, case.rows, shape)
+    else:
+        ids = zipf(rng, case.rows, shape)
+    target = rng.standard_normal((case.n, case.dim), np.float32)
+    np.savez(path, num_rows=case.rows, ids=ids.astype(np.int32), target=target)
+
+
+def zipf(rng: np.random.Generator, rows: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Rank r has a probability proportional to r^-1.2; ranks are shuffled over rows."""
+    total = np.cumsum(np.arange(1, rows + 1) ** -EXPONENT)
+    rank = np.searchsorted(total, total[-1] * rng.random(shape))
+    return rng.permutation(rows)[np.minimum(rank, rows - 1)]
+
+
+def side_by_side(
+    contenders: list[Contender], case: Case, memory: float
+) -> list[list[Contender]]:
+    """Who runs together: the first with as many others as fit, all in some group.
+
+    Slow ones are kept apart from fast ones, since they get fewer rounds.
+    """
+    first, *others = contenders
+    together, alone = [[first]], []
+    for contender in sorted(others, key=lambda c: is_slow(c, case)):
+        last = together[-1]
+        alike = len(last) == 1 or is_slow(last[-1], case) == is_slow(contender, case)
+        if needs(case, first, contender) > memory:
+            alone.append([contender])
+        elif alike and needs(case, *last, contender) <= memory:
+            last.append(contender)
+        else:
+            together.append([first, contender])
+    return together + alone
+
+
+def needs(case: Case, *contenders: Contender) -> float:
+    """Bytes of tables, accumulators and dense gradients."""
+    return sum(c.copies for c in contenders) * case.rows * case.dim * 4
+
+
+def is_slow(contender: Contender, case: Case) -> bool:
+    return contender.dense and case.rows * case.dim > SLOW
+
+
+def run_case(case: Case, contenders: list[Contender], setting: Setting) -> list[Times]:
+    """The times of each group."""
+    fitting = [c for c in contenders if needs(case, c) <= setting.memory]
+    if absent := [c.name for c in contenders if c not in fitting]:
+        print(f"{case}: not enough memory for {', '.join(absent)}")
+    with tempfile.TemporaryDirectory() as folder:
+        data = pathlib.Path(folder) / "data.npz"
+        write_data(case, data)
+        times = []
+        for group in side_by_side(fitting, case, setting.memory) if fitting else []:
+            rounds = setting.rounds
+            if any(is_slow(contender, case) for contender in group):
+                rounds = max(3, rounds // 4)
+            teams = [team(contender, data, setting) for contender in group]
+            times.append(measure(teams, rounds))
+        check_agreement([c for c in fitting if c.same], pathlib.Path(folder), case)
+    return times
+
+
+def team(
+    contender: Contender, data: pathlib.Path, setting: Setting, label: str = ""
+) -> Team:
+    name = label or contender.name
+    python = setting.pythons[contender.peer]
+    command = [python, "-m", "benchmarks.rows_contenders", contender.name]
+    command += [str(data), str(data.parent / f"{name}.npy")]
+    command += ["--gpu"] if setting.device == "gpu" else []
+    return Team((name,), command, setting.env)
+
+
+def check_agreement(
+    contenders: list[Contender], folder: pathlib.Path, case: Case
+) -> None:
+    """Every contender wrote down what it made of some rows in two steps."""
+    rows = {
+        contender.name: np.load(folder / f"{contender.name}.npy")
+        for contender in contenders
+        if (folder / f"{contender.name}.npy").exists()
+    }
+    for name, theirs in rows.items():
+        ours = next(iter(rows.values()))
+        # How far they went; the first step alone goes nearly as far as the rate.
+        close = np.isclose(theirs - WEIGHT, ours - WEIGHT, rtol=1e-3, atol=1e-3 * RATE)
+        if not close.all():
+            raise RuntimeError(
+                f"{name} computes something else than {next(iter(rows))} in {case}: "
+                f"rows differ by up to {np.abs(theirs - ours).max():.2g}."
+            )
+
+
+def relative(times: list[Times], name: str, baseline: str) -> float:
+    """Time of one by another's: within rounds if they ran together."""
+    for group in times:
+        if group.get(name) and group.get(baseline):
+            return median_ratio(group[name], group[baseline])
+    return median(times, name) / median(times, baseline)
+
+
+def median(times: list[Times], name: str) -> float:
+    return statistics.median(x for group in times for x in group.get(name, ()))
+
+
+def summarize(case: Case, times: list[Times]) -> dict[str, Any]:
+    """Medians, and by what our time is a multiple of each contender's."""
+    have = {name for group in times for name in group}
+    names = [contender.name for contender in CONTENDERS if contender.name in have]
+    together = {name for group in times if OURS in group for name in group}
+    return case._asdict() | {
+        "milliseconds": {name: 1e3 * median(times, name) for name in names},
+        "ratio": {
+            ours: {name: relative(times, ours, name) for name in names}
+            for ours in (OURS, UNIQUE)
+            if ours in names
+        },
+        "not side by side": [name for name in names if name not in together],
+    }
+
+
+# --- More than cases ------------------------------------------------------------------
+
+
+def measure_growth(plan: Plan, ids: str, setting: Setting) -> float | None:
+    """Our time with a larger table by that with a smaller one, side by side."""
+    small = Case(*plan.table, plan.few, ids)
+    large = small._replace(rows=plan.more_rows)
+    if needs(small, CONTENDERS[0]) + needs(large, CONTENDERS[0]) > setting.memory:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        teams = []
+        for label, case in {"small": small, "large": large}.items():
+            data = pathlib.Path(folder) / f"{label}.npz"
+            write_data(case, data)
+            teams.append(team(CONTENDERS[0], data, setting, label))
+        times = measure(teams, setting.rounds)
+    return relative([times], "large", "small")
+
+
+def measure_compiling(plan: Plan, setting: Setting) -> dict[str, Any]:
+    return ask(
+        setting.pythons["jax"],
+        "from benchmarks.rows_contenders import compile_seconds\n"
+        f"answer = compile_seconds(*{plan.table}, {plan.few}, {setting.rounds})",
+        setting.env,
+    )
+
+
+def ask(python: str, code: str, env: dict[str, str]) -> Any:
+    """What some code, run elsewhere, calls ``answer``."""
+    code += "\nimport json\nprint(json.dumps(answer))"
+    done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def find_contenders(setting: Setting) -> tuple[list[Contender], dict[str, str]]:
+    """Those that can run, and the versions of what they run on."""
+    found, versions = [], {}
+    for contender in CONTENDERS:
+        if setting.device not in contender.devices:
+            continue
+        modules = ", ".join(contender.modules)
+        code = f"import {modules}\nanswer = {{m.__name__: m.__version__ for m in "
+        code += f"({modules},)}}"
+        try:
+            if not set(contender.modules) <= set(versions):
+                versions |= ask(setting.pythons[contender.peer], code, setting.env)
+            found.append(contender)
+        except KeyError:
+            print(f"{contender.name}: not available (no --{contender.peer})")
+        except (OSError, RuntimeError) as error:
+            print(f"{contender.name}: not available ({error})")
+    return found, versions
+
+
+def describe_machine(env: dict[str, str], device: str) -> dict[str, Any]:
+    """Asked in a process of its own, since whoever asks takes a GPU's memory."""
+    code = "import jax\nanswer = jax.default_backend(), jax.devices()[0].device_kind"
+    backend, kind = ask(sys.executable, code, env)
+    if backend != device:
+        raise SystemExit(f"JAX runs on {backend}, not on {device}.")
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(": ")[-1] for line in lines if line.startswith("model name")]
+    cpu = (names or [platform.machine()])[0]
+    return {"device": kind, "cpu": cpu, "cores": os.cpu_count()}
+
+
+# --- The command ----------------------------------------------------------------------
+
+KEEP_MEMORY = (
+    "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296"
+)
+
+
+def environment(keep_memory: bool, device: str) -> dict[str, str]:
+    """One for all. glibc gives freed blocks above 32 MiB back to the system at once, and
+    the next step pays a page fault for each of their pages, unless told otherwise."""
+    ours = {
+        "KERAS_BACKEND": "jax",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders share a GPU's memory
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # compiling is timed, too
+    }
+    if device == "cpu":
+        ours |= {"JAX_PLATFORMS": "cpu"}
+    if keep_memory:
+        ours |= {"GLIBC_TUNABLES": KEEP_MEMORY}
+    return os.environ | ours
+
+
+def run(
+    plan: Plan, contenders: list[Contender], setting: Setting, save: Callable
+) -> dict[str, Any]:
+    """All results, which are saved after each case."""
+    from tqdm import tqdm
+
+    results: dict[str, Any] = {"cases": []}
+    for case in (bar := tqdm(plan.cases, unit="case")):
+        bar.set_postfix_str(" ".join(map(str, case)))
+        times = run_case(case, contenders, setting)
+        results["cases"] += [summarize(case, times)] if any(times) else []
+        save(results)
+    results["growth"] = {ids: measure_growth(plan, ids, setting) for ids in BOTH}
+    results["compiling"] = measure_compiling(plan, setting)
+    save(results)
+    return results
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for peer, what in {
+        "torch": "PyTorch, and FBGEMM if it has that",
+        "tensorflow": "TensorFlow and tf_keras",
+        "keras": "Keras 3 and JAX",
+    }.items():
+        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"a Python with {what}")
+    parser.add_argument("--rounds", type=int, help="turns of each contender in a case")
+    parser.add_argument("--memory", type=float, default=16, help="GiB for tables")
+    parser.add_argument(
+        "--gpu", dest="device", action="store_const", const="gpu", default="cpu"
+    )
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="keep glibc from giving freed memory back to the system in each step",
+    )
+    parser.add_argument("--out", type=pathlib.Path)
+    which = parser.add_mutually_exclusive_group()
+    for option, plan in {"--quick": "quick", "--only-target": "target"}.items():
+        which.add_argument(option, dest="plan", action="store_const", const=plan)
+    parser.set_defaults(plan="all")
+    return parser.parse_args()
+
+
+def main() -> None:
+    from benchmarks import rows_report
+
+    args = parse_arguments()
+    plan = PLANS[args.plan]
+    env = environment(args.keep_memory, args.device)
+    peers = {peer: getattr(args, peer) for peer in ("torch", "tensorflow", "keras")}
+    pythons = {"jax": sys.executable} | {k: v for k, v in peers.items() if v}
+    rounds = args.rounds or plan.rounds
+    setting = Setting(pythons, env, args.device, args.memory * 2**30, rounds)
+    header = {"machine": describe_machine(env, args.device)}
+    contenders, versions = find_contenders(setting)
+    header |= {"versions": versions, "rounds": rounds}
+    header |= {"GLIBC_TUNABLES": env.get("GLIBC_TUNABLES", "")}
+
+    default = tempfile.mkdtemp() if args.plan == "quick" else "benchmarks/results"
+    stem = "rows.target" if args.plan == "target" else "rows"
+    path = (args.out or pathlib.Path(default)) / f"{stem}.{args.device}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(results: dict[str, Any]) -> None:
+        path.write_text(json.dumps(header | results, indent=2) + "\n")
+
+    results = run(plan, contenders, setting, save)
+    results["targets"] = rows_report.targets(results, plan)
+    save(results)
+    rows_report.write(results, path)
+
+
+if __name__ == "__main__":
+    main()
