@@ -227,12 +227,15 @@ def scale_by_learning_rate(
 
 
 def scale_by(factor: Any) -> optax.GradientTransformation:
-    """``optax.scale``, but an array's dtype, which is not weak, promotes no update."""
-    if isinstance(factor, int | float):
-        return optax.scale(factor)
-    factor = jnp.asarray(factor)
+    """``optax.scale``, but arrays promote no update, and BCOO ones are taken."""
+
+    def scale(update: Any) -> Any:
+        if isinstance(factor, int | float):
+            return factor * update
+        return jnp.asarray(factor).astype(update.dtype) * update
+
     return optax.stateless(
-        lambda updates, _: jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
+        lambda updates, _: jax.tree.map(scale, from_bcoo_leaves(updates))
     )
 
 

@@ -14,7 +14,9 @@ from adagrad_jax._checks import (
     check_fits_state,
     check_hyperparameters,
     check_leaves,
+    check_row_sparse,
 )
+from adagrad_jax._row_sparse import from_bcoo_leaves
 
 
 class AccumulateGradientsState(NamedTuple):
@@ -51,7 +53,9 @@ def accumulate_gradients(
     def update_fn(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, AccumulateGradientsState]:
+        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
+        check_row_sparse(updates, "gradients are accumulated in arrays")
         check_fits_state(updates, state.gradient_sum, full_like)
         updates = jax.tree.map(jnp.asarray, updates)
         total = jax.tree.map(
@@ -127,6 +131,7 @@ def average_params(
 
         average = jax.tree.map(mix, state.average, optax.apply_updates(params, updates))
         if overwrite_frequency is not None:
+            check_row_sparse(updates, "`ema_overwrite_frequency` changes all rows")
             overwrite = (updates_done + 1) % overwrite_frequency == 0
             updates = jax.tree.map(
                 lambda u, a, p: jnp.where(

@@ -36,6 +36,8 @@ from optax import (
     Params,
     ScalarOrSchedule,
     chain,
+    stateless,
+    with_extra_args_support,
 )
 
 from adagrad_jax._accumulators import Diagonal
@@ -50,10 +52,12 @@ from adagrad_jax._checks import (
     check_hyperparameters,
     check_learning_rate,
     check_leaves,
+    check_row_sparse,
 )
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
 from adagrad_jax._keras3 import accumulate_gradients, average_params
+from adagrad_jax._row_sparse import from_bcoo_leaves
 
 _LIKE_PARAMETER = Diagonal(dtype="parameter")
 
@@ -179,7 +183,9 @@ def keras3(
       An Optax transformation.
 
     Raises:
-      TypeError: If an argument is no number.
+      TypeError: If an argument is no number; if a gradient is a :class:`RowSparse`, or
+        BCOO, and ``weight_decay``, ``gradient_accumulation_steps`` or
+        ``ema_overwrite_frequency`` is given, which are about whole parameters.
       ValueError: If one is out of range, or two kinds of clipping are given.
 
     Example:
@@ -225,7 +231,7 @@ def keras3(
             accumulator=_LIKE_PARAMETER,
             epsilon_in_sqrt=True,
         ),
-        *([add_decayed_weights(weight_decay)] if weight_decay is not None else []),
+        *(_decay_all(weight_decay) if weight_decay is not None else []),
         scale_by_learning_rate(_at_last_call(_to_float32(learning_rate), steps or 1)),
     )
     if steps:
@@ -319,7 +325,8 @@ def torch(
     Raises:
       TypeError: If an argument is no number; if a parameter is complex, which PyTorch
         takes for a pair of real ones (wrap with
-        ``optax.contrib.split_real_and_imaginary``).
+        ``optax.contrib.split_real_and_imaginary``); if a gradient is a
+        :class:`RowSparse`, or BCOO, and ``weight_decay`` is not 0, as there.
       ValueError: If an argument is negative, NaN or infinite.
 
     Example:
@@ -338,7 +345,7 @@ def torch(
     learning_rate = inverse_time_decay(lr, lr_decay) if _is_set(lr_decay) else lr
     transformation = chain(
         *([scale_by(-1.0)] if maximize else []),
-        *([add_decayed_weights(weight_decay)] if _is_set(weight_decay) else []),
+        *(_decay_all(weight_decay) if _is_set(weight_decay) else []),
         adagrad(
             learning_rate,
             initial_accumulator_value,
@@ -405,6 +412,20 @@ def tf1(
         0.0,
         accumulator=_LIKE_PARAMETER,
     )
+
+
+def _decay_all(weight_decay: ArrayLike) -> list[GradientTransformationExtraArgs]:
+    """Decays whole leaves, as Keras 3 does; PyTorch too refuses sparse gradients."""
+
+    def refuse_rows(updates: Any, _: Params | None) -> Any:
+        updates = from_bcoo_leaves(updates)
+        check_row_sparse(updates, "`weight_decay` is of whole parameters here")
+        return updates
+
+    return [
+        with_extra_args_support(stateless(refuse_rows)),
+        add_decayed_weights(weight_decay),
+    ]
 
 
 def _to_float32(value: Any) -> Any:

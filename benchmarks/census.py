@@ -139,7 +139,7 @@ def time_steps(census: Census, seed: int, sizes: tuple[int, ...]) -> dict[str, A
     with progress_bar(len(sizes) * numbers.size // BATCH) as bar:
         for cross_rows in sizes:
             bar.set_description(f"4/4 steps: {cross_rows:,} crosses", refresh=False)
-            costs[cross_rows] = time_turns(census, seed, cross_rows, turns, bar)
+            costs[str(cross_rows)] = time_turns(census, seed, cross_rows, turns, bar)
     return {
         "rows_read": np.mean([rows_read(trainer, batch) for batch in turns[0]]),
         "table_rows": CROSS_ROWS + census.num_ids,

@@ -1,8 +1,8 @@
 """The click model of the census demo, the optimizers that train it, and its training.
 
 ``aj.adagrad`` trains by ``aj.value_and_grad``, whose gradients of both tables hold only
-the rows of the batch, the other optimizers by ``jax.value_and_grad``, which makes arrays
-of the tables' size: they could not work on less.
+the rows of the batch. The other optimizers know nothing less than arrays of the tables'
+size, which they get from ``jax.value_and_grad``.
 """
 
 import itertools
@@ -77,7 +77,9 @@ CONTENDERS = {
 }
 
 
-def init_params(key: jax.Array, num_ids: int, num_fields: int, cross_rows: int) -> Params:
+def init_params(
+    key: jax.Array, num_ids: int, num_fields: int, cross_rows: int
+) -> Params:
     """Small random embeddings, He-initialized layers, and crosses that start at 0."""
     embed_key, *layer_keys = jax.random.split(key, len(HIDDEN) + 2)
     widths = (num_fields * EMBEDDING_DIM, *HIDDEN, 1)
@@ -136,8 +138,8 @@ class TrainState(NamedTuple):
 
 
 class Trainer:
-    """One optimizer on the model. The jitted step takes the learning rate as an
-    argument, so that all rates share one compilation, and changes the state in place."""
+    """One optimizer on the model. The jitted step changes the state in place, and takes
+    the learning rate as an argument, so that all rates share one compilation."""
 
     def __init__(
         self, name: str, census: Census, seed: int, cross_rows: int = CROSS_ROWS

@@ -13,10 +13,12 @@ STYLES = {
     "optax.adam": {"color": "#009E73", "linewidth": 2, "marker": "s"},
     "optax.sgd": {"color": "#D55E00", "linewidth": 2, "marker": "^"},
 }
+# What each Adagrad of the timed steps works on.
+GRADIENTS = {"aj.adagrad": "row-sparse", "optax.adagrad": "dense"}
 
 
 def summary(results: dict[str, Any]) -> str:
-    """Both tables, the final model, the times: at most 80 columns."""
+    """All tables, the final model, the times: at most 80 columns."""
     final, seconds = results["final"], results["seconds"]
     published = ", ".join(f"{name} {value:.1%}" for name, value in PUBLISHED.items())
     return f"""
@@ -32,6 +34,9 @@ Final model, aj.adagrad, passes: {final["passes"]}
                           always "no": {results["majority_accuracy"]:.2%})
   test AUC       {final["auc"]:.2%}
   training       {seconds["final"]:.1f} s, {final["rows_per_second"]:,.0f} rows/s
+
+{savings(results)}
+
 Whole demo       {seconds["total"]:.0f} s
 """
 
@@ -47,12 +52,36 @@ def table(results: dict[str, Any], score: str, title: str) -> str:
     return "\n".join(lines)
 
 
+def savings(results: dict[str, Any]) -> str:
+    """What a step needs of the tables, and what it costs if it gets all of them."""
+    steps, trained = results["steps"], str(results["settings"]["cross_rows"])
+    sizes = "".join(f"{int(size):>16,}" for size in steps["costs"])
+    lines = [f"{'Cross table rows:':<28}{sizes}"]
+    lines.append("-" * len(lines[0]))
+    for name, kind in GRADIENTS.items():
+        costs = [of_size[name] for of_size in steps["costs"].values()]
+        cells = [
+            f"{cost['milliseconds']:.1f} ({cost['temporary_bytes'] / 2**20:.0f})"
+            for cost in costs
+        ]
+        label = f"{name}, {kind}"
+        lines.append(f"{label:<28}" + "".join(f"{cell:>16}" for cell in cells))
+    table = "\n".join(lines)
+    sparse, dense = (steps["costs"][trained][name] for name in GRADIENTS)
+    times = dense["milliseconds"] / sparse["milliseconds"]
+    return f"""With row-sparse gradients a step reads and writes {steps["rows_read"]:,.0f} of the
+{steps["table_rows"]:,} rows of both tables. With dense gradients it goes through
+all of them and takes {times:.1f} times as long. Milliseconds (temporary MiB) of a step:
+
+{table}"""
+
+
 def plot(results: dict[str, Any]) -> Figure:
-    """Test error and AUC against the part of one pass, a line for each optimizer."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    """Test error and AUC against the part of one pass, and what a step costs."""
+    figure = Figure(figsize=(15, 5), layout="constrained")
     figure.suptitle("KDD Census Income: how fast is it learned from little data?")
     panels = {"error": "Test error, %", "auc": "Area under the test ROC curve, %"}
-    all_axes = figure.subplots(1, 2)
+    *all_axes, last_axes = figure.subplots(1, 3, width_ratios=(5, 5, 4))
     for axes, (score, title) in zip(all_axes, panels.items(), strict=True):
         for name, curve in results["curves"].items():
             percent = [100 * point[score] for point in curve]
@@ -62,11 +91,33 @@ def plot(results: dict[str, Any]) -> Figure:
         axes.set_xlabel("part of one pass over the training rows, %")
         ticks = results["fractions"]
         axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     all_axes[1].legend(loc="lower right", frameon=False)
     mark_final_errors(all_axes[0], results["final"])
+    plot_steps(last_axes, results["steps"]["costs"])
     return figure
+
+
+def tidy(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_steps(axes: Any, costs: dict[str, Any]) -> None:
+    """Milliseconds of a step against the size of the cross table."""
+    sizes = [int(size) for size in costs]
+    for name, kind in GRADIENTS.items():
+        times = [of_size[name]["milliseconds"] for of_size in costs.values()]
+        style = STYLES[name] | {"linewidth": 2, "marker": "o", "markersize": 7}
+        axes.plot(sizes, times, label=f"{name}, {kind} gradients", **style)
+    axes.set_title("Time of a training step, ms", loc="left")
+    axes.set_xscale("log")
+    axes.set_xlabel("rows of the cross table, millions")
+    axes.set_xticks(sizes, [f"{size / 1e6:.1f}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", frameon=False)
+    tidy(axes)
 
 
 def mark_final_errors(axes: Any, final: dict[str, Any]) -> None:
