@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -293,15 +294,29 @@ def _gradients(
     (value, (aux, ids, computed)), (gradients, rows) = differentiate(value_of)(
         dense, taps
     )
-    # A table can be changed in place only after its last read. What depends on no
-    # gradient of the table (the loss, if that is linear) might read it later.
-    rows, _ = lax.optimization_barrier((rows, (computed, gradients)))
+    rows = _after(rows, (computed, gradients))
     reads = list(zip(uses.reads, ids, rows, strict=True))
     for i in tables:
         mine = [(ids, rows) for read, ids, rows in reads if read.table == i]
         gradients[i] = _row_sparse(jnp.asarray(leaves[i]), mine)
     result = (value, aux) if traced.has_aux else value
     return result, [gradients[i] for i in range(len(leaves))]
+
+
+def _after(rows: list[jax.Array], others: Any) -> list[jax.Array]:
+    """``rows``, not to be used before ``others`` are computed.
+
+    A table can be changed in place only after its last read, and what its gradient does
+    not depend on (the loss, if it is linear) might read it later: XLA would copy it.
+    """
+    if not rows:
+        return rows
+    numbers = [
+        leaf
+        for leaf in jax.tree.leaves(others)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return lax.optimization_barrier((rows, numbers))[0]
 
 
 def _row_sparse(
@@ -333,14 +348,25 @@ def _why_dense(path: Any, eqn: core.JaxprEqn) -> str:
 def _place(eqn: core.JaxprEqn) -> str:
     """Where in the user's code an equation is from, as far as it is known."""
     traceback = eqn.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        path = pathlib.Path(frame.file_name)
-        if not any(path.is_relative_to(folder) for folder in _NOT_USERS):
-            return f", at {frame.file_name}:{frame.line_num} ({frame.function_name})"
+    frames = [
+        frame
+        for frame in (traceback.frames if traceback else ())
+        if not _is_in(frame.file_name, _OURS)
+    ]
+    # The innermost call, better from a file of the user's than from a library's.
+    for frame in sorted(frames, key=lambda frame: _is_in(frame.file_name, _INSTALLED)):
+        return f", at {frame.file_name}:{frame.line_num} ({frame.function_name})"
     return ""
 
 
-_NOT_USERS = [pathlib.Path(path).parent for path in (jax.__file__, __file__)]
+def _is_in(file_name: str, folders: Sequence[pathlib.Path]) -> bool:
+    return any(pathlib.Path(file_name).is_relative_to(folder) for folder in folders)
+
+
+_OURS = [pathlib.Path(path).parent for path in (jax.__file__, __file__)]
+_INSTALLED = [
+    pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")
+]
 
 
 def _name(path: Any) -> str:

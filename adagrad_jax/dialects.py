@@ -80,7 +80,9 @@ def keras(
         \theta_t = \theta_{t-1} - \frac{\text{learning\_rate}}{1 + \text{decay}\,(t-1)}
         \cdot \frac{g_t}{\sqrt{a_t} + \epsilon}
 
-    An update is a ``minimize`` there, which clips (``apply_gradients`` does not). Like
+    An update is a ``minimize`` there, which clips (``apply_gradients`` does not). The
+    norm of a :class:`RowSparse` gradient is taken after repeated rows have been summed;
+    TensorFlow takes it before, so that it depends on how a gradient is written. Like
     TensorFlow it rounds ``learning_rate`` and ``decay`` to float32, also for float64
     parameters; an array keeps its own dtype.
 
