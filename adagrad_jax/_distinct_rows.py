@@ -160,7 +160,7 @@ def _by_hashing(ids: jax.Array, num_rows: int) -> Distinct:
         order=position,
         slot=_read(rank, first),
         ids=_compact(ids, is_first, rank, num_rows),
-        num_used=jnp.sum(is_first, dtype=jnp.int32),
+        num_used=jnp.max(rank, initial=-1) + 1,
     )
 
 
@@ -173,8 +173,11 @@ def _by_sorting(ids: jax.Array, num_rows: int) -> Distinct:
         order=order,
         slot=rank,
         ids=_compact(ids, is_first, rank, num_rows),
-        num_used=jnp.sum(is_first, dtype=jnp.int32),
+        num_used=jnp.max(rank, initial=-1) + 1,
     )
+
+
+_GOLDEN_RATIO = 0x9E3779B1  # a prime near 2^32 times it
 
 
 def _first_with_same_id(ids: jax.Array, num_rows: int) -> jax.Array:
@@ -185,20 +188,20 @@ def _first_with_same_id(ids: jax.Array, num_rows: int) -> jax.Array:
     bits = math.ceil(math.log2(2 * max(n, 1)))
 
     def try_hash(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        multiplier, first, pending = state
+        multiplier, first = state
         # Multiplicative hashing (Knuth, The Art of Computer Programming 3, 6.4).
         hashed = (ids.astype(jnp.uint32) * multiplier) >> (32 - bits)
-        place = jnp.where(pending, hashed.astype(jnp.int32), 1 << bits)
+        place = jnp.where(first < 0, hashed.astype(jnp.int32), 1 << bits)
         scratch = jnp.full((1 << bits) + 1, n - 1, jnp.int32)
         scratch = scratch.at[place].min(position, mode="promise_in_bounds")
         candidate = _read(scratch, place)
-        same = pending & (_read(ids, candidate) == ids)
+        same = _read(ids, candidate) == ids
         # An odd multiplier times an odd constant is another odd multiplier.
-        next_multiplier = multiplier * jnp.uint32(0x9E3779B1)
-        return next_multiplier, jnp.where(same, candidate, first), pending & ~same
+        next_multiplier = multiplier * jnp.uint32(_GOLDEN_RATIO)
+        return next_multiplier, jnp.where((first < 0) & same, candidate, first)
 
-    state = jnp.uint32(0x9E3779B1), position, jnp.ones(n, bool)
-    return lax.while_loop(lambda state: jnp.any(state[2]), try_hash, state)[1]
+    state = jnp.uint32(_GOLDEN_RATIO), jnp.full(n, -1, jnp.int32)
+    return lax.while_loop(lambda state: jnp.any(state[1] < 0), try_hash, state)[1]
 
 
 def _compact(
@@ -230,6 +233,7 @@ def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array
     )
 
 
+@jax.jit  # to be traced once for all that use it: a scan is long
 def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
     """The same for all slots at once, without adding two entries to one place."""
     if entries.shape[0] == 0:

@@ -69,9 +69,10 @@ def savings(results: dict[str, Any]) -> str:
     table = "\n".join(lines)
     sparse, dense = (steps["costs"][trained][name] for name in GRADIENTS)
     times = dense["milliseconds"] / sparse["milliseconds"]
-    return f"""With row-sparse gradients a step reads and writes {steps["rows_read"]:,.0f} of the
-{steps["table_rows"]:,} rows of both tables. With dense gradients it goes through
-all of them and takes {times:.1f} times as long. Milliseconds (temporary MiB) of a step:
+    read, rows = f"{steps['rows_read']:,.0f}", f"{steps['table_rows']:,}"
+    return f"""With row-sparse gradients a step reads and writes {read} of the {rows}
+rows of both tables. With dense gradients it goes through all of them and takes
+{times:.1f} times as long. Milliseconds (and temporary MiB) of a step:
 
 {table}"""
 
@@ -104,18 +105,28 @@ def tidy(axes: Any) -> None:
 
 
 def plot_steps(axes: Any, costs: dict[str, Any]) -> None:
-    """Milliseconds of a step against the size of the cross table."""
+    """Milliseconds of a step against the size of the cross table, dense ones above."""
     sizes = [int(size) for size in costs]
     for name, kind in GRADIENTS.items():
         times = [of_size[name]["milliseconds"] for of_size in costs.values()]
         style = STYLES[name] | {"linewidth": 2, "marker": "o", "markersize": 7}
         axes.plot(sizes, times, label=f"{name}, {kind} gradients", **style)
+        place = {"row-sparse": (0, -17), "dense": (-13, 7)}[kind]
+        for point in zip(sizes, times, strict=True):
+            axes.annotate(
+                f"{point[1]:.1f}",
+                point,
+                place,
+                textcoords="offset points",
+                horizontalalignment="center",
+            )
     axes.set_title("Time of a training step, ms", loc="left")
-    axes.set_xscale("log")
+    axes.loglog()
     axes.set_xlabel("rows of the cross table, millions")
     axes.set_xticks(sizes, [f"{size / 1e6:.1f}" for size in sizes])
+    axes.set_yticks(ticks := [1, 2, 5, 10, 20, 50, 100], [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.margins(0.12, 0.25)
     axes.legend(loc="upper left", frameon=False)
     tidy(axes)
 

@@ -2,19 +2,19 @@
 
     python -m benchmarks.rows [--torch PYTHON] [--tensorflow PYTHON] [--keras PYTHON]
 
-Tables of 1e5 to 1e7 rows, batches of 1,024 to 65,536 ids, drawn uniformly or from a Zipf
-distribution with exponent 1.2: a few rows are named by most entries. Every contender has
-a process of its own, with the Python that is named for its framework; a peer whose
-Python is not named is left out. Before the times are believed, rows that the contenders
-have trained are compared: they must be the same.
+Tables of 1e5 to 1e7 rows, batches of 1,024 to 65,536 ids, drawn uniformly or from a
+Zipf distribution with exponent 1.2: a few rows are named by most entries. Every
+contender has a process of its own, with the Python that is named for its framework; a
+peer whose Python is not named is left out. Before times are believed, rows that the
+contenders have trained are compared: they must be the same.
 
-As many contenders as fit into `--memory` run side by side, always with adagrad_jax among
-them. Where not even two fit, they run one after another, and what is compared is their
-medians; the table marks that with a star.
+As many contenders as fit into `--memory` run side by side, always with adagrad_jax
+among them. Where not even two fit, they run one after another, and what is compared is
+their medians; the table marks that with a star.
 
-Results go to rows.<device>.json, .md and .png in benchmarks/results/, the JSON after each
-case. `--only-target` measures only what this library promises, `--quick` tries all of it
-with tiny tables.
+Results go to benchmarks/results/rows.<device>.json (after each case), .md and .png.
+`--only-target` measures only what this library promises, `--quick` tries all of it with
+tiny tables.
 """
 
 import argparse
@@ -34,7 +34,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.rows_contenders import (
-    CHECKED,
     CONTENDERS,
     OURS,
     RATE,
@@ -86,7 +85,7 @@ BOTH = ("Zipf", "uniform")
 PLANS = {
     "all": Plan(grid((10**5, 10**6, 10**7), (16, 64, 128), (1024, 8192, 65536), BOTH)),
     "target": Plan(grid((10**6,), (64,), (8192, 65536), BOTH)),
-    "quick": Plan(grid((500, 4000), (4,), (64,), BOTH[:1]), (500, 4), 4000, 64, 64, 2),
+    "quick": Plan(grid((500, 4000), (4,), (64,), BOTH[:1]), (500, 4), 4000, 64, 64, 1),
 }
 
 
@@ -123,13 +122,15 @@ def zipf(rng: np.random.Generator, rows: int, shape: tuple[int, ...]) -> np.ndar
     return rng.permutation(rows)[np.minimum(rank, rows - 1)]
 
 
-def side_by_side(
+def grouped(
     contenders: list[Contender], case: Case, memory: float
 ) -> list[list[Contender]]:
-    """Who runs together: the first with as many others as fit, all in some group.
+    """Who runs together: the first with as many others as fit, and each of them once.
 
     Slow ones are kept apart from fast ones, since they get fewer rounds.
     """
+    if not contenders:
+        return []
     first, *others = contenders
     together, alone = [[first]], []
     for contender in sorted(others, key=lambda c: is_slow(c, case)):
@@ -162,11 +163,11 @@ def run_case(case: Case, contenders: list[Contender], setting: Setting) -> list[
         data = pathlib.Path(folder) / "data.npz"
         write_data(case, data)
         times = []
-        for group in side_by_side(fitting, case, setting.memory) if fitting else []:
+        for members in grouped(fitting, case, setting.memory):
             rounds = setting.rounds
-            if any(is_slow(contender, case) for contender in group):
+            if any(is_slow(contender, case) for contender in members):
                 rounds = max(3, rounds // 4)
-            teams = [team(contender, data, setting) for contender in group]
+            teams = [team(contender, data, setting) for contender in members]
             times.append(measure(teams, rounds))
         check_agreement([c for c in fitting if c.same], pathlib.Path(folder), case)
     return times
@@ -268,21 +269,22 @@ def ask(python: str, code: str, env: dict[str, str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def find_contenders(setting: Setting) -> tuple[list[Contender], dict[str, str]]:
-    """Those that can run, and the versions of what they run on."""
-    found, versions = [], {}
+def find_contenders(setting: Setting) -> tuple[list[Contender], dict]:
+    """Those that can run, and each Python's versions of what they run on."""
+    found, versions = [], {peer: {} for peer in setting.pythons}
     for contender in CONTENDERS:
         if setting.device not in contender.devices:
             continue
-        modules = ", ".join(contender.modules)
+        peer, modules = contender.peer, ", ".join(contender.modules)
+        if peer not in versions:
+            print(f"{contender.name}: not available (no --{peer})")
+            continue
         code = f"import {modules}\nanswer = {{m.__name__: m.__version__ for m in "
         code += f"({modules},)}}"
         try:
-            if not set(contender.modules) <= set(versions):
-                versions |= ask(setting.pythons[contender.peer], code, setting.env)
+            if not set(contender.modules) <= set(versions[peer]):
+                versions[peer] |= ask(setting.pythons[peer], code, setting.env)
             found.append(contender)
-        except KeyError:
-            print(f"{contender.name}: not available (no --{contender.peer})")
         except (OSError, RuntimeError) as error:
             print(f"{contender.name}: not available ({error})")
     return found, versions
@@ -309,8 +311,11 @@ KEEP_MEMORY = (
 
 
 def environment(keep_memory: bool, device: str) -> dict[str, str]:
-    """One for all. glibc gives freed blocks above 32 MiB back to the system at once, and
-    the next step pays a page fault for each of their pages, unless told otherwise."""
+    """One for all.
+
+    glibc gives freed blocks above 32 MiB back to the system at once, and the next step
+    pays a page fault for each of their pages; not so with ``keep_memory``.
+    """
     ours = {
         "KERAS_BACKEND": "jax",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -336,7 +341,8 @@ def run(
         times = run_case(case, contenders, setting)
         results["cases"] += [summarize(case, times)] if any(times) else []
         save(results)
-    results["growth"] = {ids: measure_growth(plan, ids, setting) for ids in BOTH}
+    kinds = dict.fromkeys(case.ids for case in plan.cases)
+    results["growth"] = {ids: measure_growth(plan, ids, setting) for ids in kinds}
     results["compiling"] = measure_compiling(plan, setting)
     save(results)
     return results
@@ -378,7 +384,10 @@ def main() -> None:
     pythons = {"jax": sys.executable} | {k: v for k, v in peers.items() if v}
     rounds = args.rounds or plan.rounds
     setting = Setting(pythons, env, args.device, args.memory * 2**30, rounds)
-    header = {"machine": describe_machine(env, args.device)}
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"This machine is busy (load {load:.1f}), from which torch suffers most.")
+    header = {"machine": describe_machine(env, args.device) | {"load": load}}
     contenders, versions = find_contenders(setting)
     header |= {"versions": versions, "rounds": rounds}
     header |= {"GLIBC_TUNABLES": env.get("GLIBC_TUNABLES", "")}

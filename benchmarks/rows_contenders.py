@@ -1,9 +1,9 @@
 """The contenders of `benchmarks.rows`: one embedding table, looked up and trained.
 
 Each is a function of the data that builds a table of 0.01 and an Adagrad with learning
-rate 0.01, accumulators of 0.1 and an epsilon of 1e-7, and returns a `Model`. A step looks
-rows up, takes the gradient of half the squared distance to a target, that is rows less
-target, and updates the table. Nobody computes the distance itself.
+rate 0.01, accumulators of 0.1 and an epsilon of 1e-7, and returns a `Model`. A step
+looks rows up, takes the gradient of half the squared distance to a target, that is rows
+less target, and updates the table. Nobody computes the distance itself.
 
 Each runs in a process of its own, with a Python of its own that may have nothing but
 NumPy and its framework: imports are inside functions.
@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -241,8 +242,9 @@ def fbgemm_model(name: str, data: Data) -> Model:
 
 def tf_keras_model(name: str, data: Data) -> Model:
     del name
-    import tensorflow as tf
-    import tf_keras
+    with silence():
+        import tensorflow as tf
+        import tf_keras
 
     table = tf.Variable(tf.fill(data.shape, WEIGHT))
     optimizer = tf_keras.optimizers.legacy.Adagrad(
@@ -262,6 +264,19 @@ def tf_keras_model(name: str, data: Data) -> Model:
         lambda i: train(batches[i], target),
         lambda ids: tf.gather(table, ids).numpy(),
     )
+
+
+@contextlib.contextmanager
+def silence():
+    """Hides what a library in C++ logs, which would tear a progress bar apart."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 # --- All of them ----------------------------------------------------------------------
@@ -358,6 +373,7 @@ def main() -> None:
     with np.load(args.data) as arrays:
         data = Data(int(arrays["num_rows"]), arrays["ids"], arrays["target"], args.gpu)
     build = {contender.name: contender.build for contender in CONTENDERS}[args.name]
+    warnings.simplefilter("ignore")  # frameworks', of what is to come
     # Standard output is for `serve`, whatever a framework has to say.
     with contextlib.redirect_stdout(sys.stderr):
         model = build(args.name, data)

@@ -20,9 +20,10 @@ STYLES = {  # color, line
 
 
 def targets(results: dict[str, Any], plan: Any) -> list[dict[str, Any]]:
-    """What the library promises, as far as it was measured: ratios, and the most wanted.
+    """What the library promises, as far as it was measured.
 
-    Times are those of a step, ours by another's, in the table that the plan says.
+    Ratios of our time to another's, in the table that the plan says, and what they are
+    to be at most.
     """
     cases = {tuple(case[k] for k in ("n", "ids")): case for case in results["cases"]
              if (case["rows"], case["dim"]) == plan.table}  # fmt: skip
@@ -73,7 +74,8 @@ def table(cases: list[dict[str, Any]]) -> str:
 def cell(case: dict[str, Any], name: str) -> str:
     if name not in case["milliseconds"]:
         return ""
-    milliseconds = f"{case['milliseconds'][name]:.3g}"
+    number = case["milliseconds"][name]
+    milliseconds = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
     ratio = case["ratio"].get(OURS, {}).get(name)
     star = "*" if name in case["not side by side"] else ""
     if name == OURS or ratio is None:
@@ -90,7 +92,7 @@ def names_in(cases: list[dict[str, Any]]) -> list[str]:
 
 
 def plot(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Time over rows of the table; a panel for each size and distribution of batches."""
+    """Time by rows of the table; a panel for each size and distribution of batches."""
     import matplotlib.pyplot as plt
 
     dims, sizes, kinds = (
@@ -138,6 +140,8 @@ def plot_panel(axis: Any, cases: list[dict[str, Any]]) -> None:
             markersize=3.5,
             label=name,
         )
+    axis.set_xticks([case["rows"] for case in cases])
+    axis.minorticks_off()
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -148,7 +152,7 @@ def label_lines(figure: Any, axes: Any) -> None:
     first, last = (f(x for line in axes[0, 0].lines for x in line.get_xdata())
                    for f in (min, max))  # fmt: skip
     # Room for the longest name, in the units of a logarithmic axis.
-    axes[0, 0].set_xlim(least, last * (last / first) ** 0.75)
+    axes[0, 0].set_xlim(least, last * (last / first) ** 0.65)
     figure.canvas.draw()  # or else positions on the screen are not known
     for axis in axes.flat:
         ends = [
@@ -167,6 +171,7 @@ def label_lines(figure: Any, axes: Any) -> None:
                 va="center",
                 fontsize=7.5,
                 color=line.get_color(),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
             )
 
 

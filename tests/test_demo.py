@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from benchmarks import dense, side_by_side
+from adagrad_jax import _distinct_rows
+from benchmarks import dense, rows, rows_contenders, side_by_side
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -26,6 +27,15 @@ def test_demo_in_a_hurry(tmp_path):
     assert set(curves) == {"aj.adagrad", "optax.adagrad", "optax.adam", "optax.sgd"}
     # Few rows teach it little; always the more frequent answer would be 6 % wrong.
     assert results["final"]["accuracy"] > 0.93
+    # What it saves: rows, and memory of a table's size. The time is not tested.
+    settings, steps = results["settings"], results["steps"]
+    assert settings["batch"] < steps["rows_read"] < steps["table_rows"] / 100
+    costs = steps["costs"][str(settings["cross_rows"])]
+    sparse, dense = costs["aj.adagrad"], costs["optax.adagrad"]
+    assert dense["temporary_bytes"] > 4 * settings["cross_rows"]
+    assert sparse["temporary_bytes"] < settings["cross_rows"]
+    assert sparse["milliseconds"] > 0 and dense["milliseconds"] > 0
+    assert "times as long" in done.stdout
     assert (tmp_path / "census.png").stat().st_size > 10_000
 
 
@@ -40,9 +50,10 @@ def test_the_notebook_runs_from_top_to_bottom():
         resources={"metadata": {"path": ROOT}},
     ).execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
-    assert sum("image/png" in out.get("data", {}) for out in outputs) == 3
+    assert sum("image/png" in out.get("data", {}) for out in outputs) == 4
     printed = "".join(out.get("text", "") for out in outputs)
     assert "on 8 devices" in printed
+    assert "the same table after training: True" in printed
 
 
 def test_contenders_take_turns():
@@ -81,3 +92,56 @@ def test_every_form_of_the_step_computes_the_same(form, monkeypatch):
     expected = dense.recurrence(param, accumulator, grad)
     for ours, theirs in zip(form(param, accumulator, grad), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_rows_benchmark_in_a_hurry(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.rows", "--quick", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "FBGEMM: not available (no --torch)" in done.stdout
+    results = json.loads((tmp_path / "rows.cpu.json").read_text())
+    names = ["adagrad_jax", "adagrad_jax, unique ids", "optax.adagrad"]
+    assert [list(case["milliseconds"]) for case in results["cases"]] == [names] * 2
+    assert len(results["targets"]) == 3  # those that need no peer
+    assert "compiling" in done.stdout
+    assert (tmp_path / "rows.cpu.md").read_text().count("| Zipf |") == 2
+    assert (tmp_path / "rows.cpu.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "name", [c.name for c in rows_contenders.CONTENDERS if c.peer == "jax"]
+)
+def test_contenders_for_rows_compute_the_same(name, monkeypatch):
+    monkeypatch.setattr(_distinct_rows, "lax", _distinct_rows.lax)  # one changes it
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 9, (2, 30), np.int32)
+    data = rows_contenders.Data(11, ids, rng.normal(size=(30, 3)).astype(np.float32))
+    table, accumulator = np.full(data.shape, 0.01), np.full(data.shape, 0.1)
+    model = rows_contenders.jax_model(name, data)
+    for i in (0, 1):
+        model.step(i)
+        grad = np.zeros(data.shape)
+        np.add.at(grad, ids[i], table[ids[i]] - data.target)
+        accumulator += grad**2
+        table -= 0.01 * grad / np.sqrt(accumulator)
+    np.testing.assert_allclose(model.read(np.arange(11)), table, atol=1e-6)
+
+
+def test_contenders_for_rows_run_together_as_far_as_they_fit(tmp_path):
+    contenders = [
+        c for c in rows_contenders.CONTENDERS if c.name in ("torch", "FBGEMM")
+    ]
+    contenders += [c for c in rows_contenders.CONTENDERS if c.dense][:1]
+    first, second, dense_one = contenders
+    case = rows.Case(2**25, 16, 8, "Zipf")  # a table of 2 GiB
+    for memory, expected in {
+        14: [[first, second], [first, dense_one]],  # since one is slow
+        8: [[first, second], [dense_one]],
+        6: [[first], [second], [dense_one]],
+    }.items():
+        assert rows.grouped(contenders, case, memory * 2**30) == expected
+    for contender in contenders:
+        np.save(tmp_path / f"{contender.name}.npy", np.full((2, 3), 0.015))
+    rows.check_agreement(contenders, tmp_path, case)
+    np.save(tmp_path / "FBGEMM.npy", np.full((2, 3), 0.0151))
+    with pytest.raises(RuntimeError, match="FBGEMM computes something else than torch"):
+        rows.check_agreement(contenders, tmp_path, case)
