@@ -253,13 +253,14 @@ def _add_if_same_slot(
 ) -> tuple[jax.Array, jax.Array]:
     left_slot, left_sum = left
     slot, own_sum = right
-    same = (left_slot == slot).reshape(-1, *[1] * (own_sum.ndim - 1))
-    return slot, own_sum + jnp.where(same, left_sum, 0)
+    # In lax: a scan calls this many times, and jax.numpy takes longer to trace.
+    same = lax.broadcast_in_dim(lax.eq(left_slot, slot), own_sum.shape, [0])
+    return slot, lax.select(same, lax.add(own_sum, left_sum), own_sum)
 
 
 def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """float32 or wider, real or complex as ``dtype`` is."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """float32 for what has less precision, else ``dtype`` itself."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _read(array: jax.Array, index: jax.Array) -> jax.Array:

@@ -35,13 +35,20 @@ class Read:
     """A read of rows of table number ``table``.
 
     ``shape`` and ``dtype`` are the rows': ``(n, ...)``, with an axis in front for each
-    ``scan`` around it. ``fixed`` if the program names the rows, and not its data.
+    ``scan`` around it; ``varying`` are the axes of a ``shard_map`` along which devices
+    have rows of their own. ``fixed`` if the program names the rows, and not its data.
     """
 
     table: int
     shape: tuple[int, ...]
     dtype: Any
+    varying: tuple[str, ...]
     fixed: bool
+
+    def tap(self) -> jax.Array:
+        """Zeros like the rows."""
+        zeros = jnp.zeros(self.shape, self.dtype)
+        return lax.pcast(zeros, self.varying, to="varying") if self.varying else zeros
 
 
 @dataclasses.dataclass
@@ -161,10 +168,12 @@ def evaluate(
 def _reads_rows(eqn: core.JaxprEqn) -> bool:
     """Whether the equation reads rows of its first argument, as a whole."""
     params, (_, *row) = eqn.params, _aval(eqn.invars[0]).shape
+    if any(_aval(eqn.outvars[0]).sharding.spec):
+        return False  # on a mesh with explicit axes, where the tap would need its own
     if eqn.primitive.name == "gather":
         numbers = params["dimension_numbers"]
         return (
-            list(params["slice_sizes"]) == [1, *row]
+            list(params["slice_sizes"][1:]) == row
             and not numbers.operand_batching_dims
             and 0 in numbers.start_index_map
         )
@@ -184,10 +193,12 @@ def _read(eqn: core.JaxprEqn, table: int) -> Read:
     (_, *row), rows = _aval(eqn.invars[0]).shape, _aval(eqn.outvars[0])
     # Not rows.size // row.size: a row may be empty.
     if eqn.primitive.name == "gather":
-        n = math.prod(_aval(eqn.invars[1]).shape[:-1])
+        n = math.prod(_aval(eqn.invars[1]).shape[:-1]) * eqn.params["slice_sizes"][0]
     else:
         n = rows.shape[0]
-    return Read(table, (n, *row), rows.dtype, fixed=eqn.primitive.name == "slice")
+    varying = tuple(rows.mat.varying)  # mat: manual axis type
+    fixed = eqn.primitive.name == "slice"
+    return Read(table, (n, *row), rows.dtype, varying, fixed)
 
 
 def _read_rows(
@@ -218,16 +229,22 @@ def _read_rows(
 
 
 def _gathered_ids(eqn: core.JaxprEqn, indices: jax.Array, num_rows: int) -> jax.Array:
-    """Which row each index of a gather reads; -1 where it reads none."""
+    """Which row, or rows, each index of a gather reads; ``num_rows`` for none."""
     axes = eqn.params["dimension_numbers"].start_index_map
-    ids = indices[..., axes.index(0)]
+    window = eqn.params["slice_sizes"][0]
+    first = indices[..., axes.index(0)]
+    last_first = num_rows - window
     if eqn.params["mode"] == lax.GatherScatterMode.CLIP:
-        ids = _clip(ids, num_rows - 1)
+        first = _clip(first, last_first).astype(jnp.int32)
     else:
-        # A row that would start anywhere but at 0 along its own axes is out of range.
+        # All of a window is dropped if some of it is out of range, and so is a row that
+        # would start anywhere but at 0 along its own axes.
+        first = row_or_none(first, last_first + 1)
+        inside = first <= last_first
         for column, axis in enumerate(axes):
-            if axis != 0:
-                ids = jnp.where(indices[..., column] == 0, ids, num_rows)
+            inside &= (indices[..., column] == 0) | (axis == 0)
+        first = jnp.where(inside, first, num_rows)
+    ids = first.reshape(-1, 1) + jnp.arange(window, dtype=jnp.int32)[None]
     return ids.reshape(-1)
 
 

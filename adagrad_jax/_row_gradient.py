@@ -201,7 +201,7 @@ def _trace(
     def arrays_only(leaves: list[Any]) -> list[Any]:
         nonlocal structure, constants
         result = call(leaves)
-        if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+        if has_aux and not (isinstance(result, tuple | list) and len(result) == 2):
             raise TypeError(
                 "with has_aux=True `fun` must return a pair (value, auxiliary data), "
                 f"got {result!r} of type {type(result).__name__}."
@@ -290,7 +290,7 @@ def _gradients(
         return value, (aux, ids, computed)
 
     dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
-    taps = [jnp.zeros(read.shape, read.dtype) for read in uses.reads]
+    taps = [read.tap() for read in uses.reads]
     (value, (aux, ids, computed)), (gradients, rows) = differentiate(value_of)(
         dense, taps
     )
@@ -325,7 +325,7 @@ def _row_sparse(
     """The gradient of ``table`` from the ids and the derivatives of each read."""
     row = table.shape[1:]
     ids = [ids.reshape(-1) for ids, _ in reads]
-    rows = [rows.reshape(-1, *row).astype(table.dtype) for _, rows in reads]
+    rows = [rows.reshape(ids.size, *row).astype(table.dtype) for ids, rows in reads]
     if not reads:
         ids, rows = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, *row), table.dtype)]
     return RowSparse(jnp.concatenate(ids), jnp.concatenate(rows), table.shape)
