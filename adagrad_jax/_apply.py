@@ -23,7 +23,7 @@ def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
 
     Args:
       params: A tree of arrays.
-      updates: A tree like it, with None where a parameter is to stay as it is.
+      updates: A tree like it.
 
     Returns:
       The new parameters, of the old ones' shapes and dtypes; sums are taken in the
@@ -46,11 +46,9 @@ def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
     check_fits_params(updates, params)
 
     def add(update: Any, param: Any) -> Any:
-        if update is None:
-            return param
         param = jnp.asarray(param)
         if isinstance(update, RowSparse):
             return update.fold(add_to_rows, param)
         return jnp.asarray(param + update).astype(param.dtype)
 
-    return jax.tree.map(add, updates, params, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(add, updates, params)

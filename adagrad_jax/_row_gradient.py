@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 import pathlib
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -90,7 +91,8 @@ def value_and_grad(
             '`tables` must be "auto" or a function (path, leaf) -> bool, got '
             f"{tables!r}."
         )
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    alone = not isinstance(argnums, Sequence)
+    positions = tuple(map(operator.index, [argnums] if alone else argnums))
     differentiate = functools.partial(
         jax.value_and_grad,
         argnums=(0, 1),
@@ -108,7 +110,7 @@ def value_and_grad(
             )
         chosen = tuple(args[position] for position in positions)
         keyed, structure = jax.tree_util.tree_flatten_with_path(chosen)
-        if isinstance(argnums, int):
+        if alone:
             keyed = [(path[1:], leaf) for path, leaf in keyed]
 
         def call(leaves: list[Any]) -> Any:
@@ -123,7 +125,7 @@ def value_and_grad(
         uses, chosen = _find_tables(traced.jaxpr.jaxpr, keyed, tables)
         value, gradients = _gradients(differentiate, traced, uses, chosen)
         gradients = structure.unflatten(gradients)
-        return value, gradients[0] if isinstance(argnums, int) else gradients
+        return value, gradients[0] if alone else gradients
 
     return value_and_grad_of_fun
 

@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.sparse import BCOO
+
+import adagrad_jax as aj
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
@@ -27,6 +30,20 @@ class Variable:
     grads: np.ndarray | None
     present: np.ndarray | None
     arrays: dict[str, np.ndarray]  # whatever else was recorded
+
+    def rows(self, t: int, values: str = "grad_values") -> aj.RowSparse:
+        """The sparse gradient of step t, padded, so that each has as many rows."""
+        offsets = self.arrays["grad_offsets"]
+        entries = slice(*offsets[t : t + 2])
+        ids, rows = self.arrays["grad_indices"][entries], self.arrays[values][entries]
+        padding = max(np.diff(offsets)) - len(ids)
+        return aj.RowSparse(
+            np.pad(ids, (0, padding), constant_values=len(self.init)),
+            np.pad(rows, [(0, padding)] + [(0, 0)] * (rows.ndim - 1)).astype(
+                self.dtype
+            ),
+            self.init.shape,
+        )
 
 
 @dataclasses.dataclass
@@ -63,12 +80,21 @@ def behaviour(peer: str, name: str) -> dict[str, Any]:
 
 def dense_cases(peer: str, *kinds: str) -> list[Case]:
     """The cases (of these kinds, if any are given) in which no gradient is sparse."""
+    return _cases(peer, kinds, sparse=False)
+
+
+def sparse_cases(peer: str, *kinds: str) -> list[Case]:
+    """The cases (of these kinds, if any are given) in which some gradient is sparse."""
+    return _cases(peer, kinds, sparse=True)
+
+
+def _cases(peer: str, kinds: tuple[str, ...], sparse: bool) -> list[Case]:
     manifest, archive = _peer(peer)
     return [
         _case(peer, entry, archive)
         for entry in manifest["cases"]
         if entry["kind"] in (kinds or [entry["kind"]])
-        and not any("sparse" in v["gradient"] for v in entry["variables"])
+        and any("sparse" in v["gradient"] for v in entry["variables"]) == sparse
     ]
 
 
@@ -94,16 +120,17 @@ def _case(peer: str, entry: dict[str, Any], archive: dict[str, np.ndarray]) -> C
     )
 
 
-def recorded_gradients(case: Case) -> Callable[[int, Any], dict[str, np.ndarray]]:
+def recorded_gradients(case: Case) -> Callable[[int, Any], dict[str, Any]]:
     """Step and parameters to gradients: those recorded, zeros where there was none."""
 
-    def gradients(t: int, params: Any) -> dict[str, np.ndarray]:
-        return {
-            v.name: np.where(
-                True if v.present is None else v.present[t], v.grads[t], 0
-            ).astype(v.dtype)
-            for v in case.variables
-        }
+    def gradient(v: Variable, t: int) -> Any:
+        if v.grads is None:
+            return v.rows(t)
+        present = True if v.present is None else v.present[t]
+        return np.where(present, v.grads[t], 0).astype(v.dtype)
+
+    def gradients(t: int, params: Any) -> dict[str, Any]:
+        return {v.name: gradient(v, t) for v in case.variables}
 
     return gradients
 
@@ -124,6 +151,18 @@ def check(
     the operands (tests/golden/README.md, "How exact to be": 6 given the
     gradient, 16 where clipping or the gradient itself is computed too).
     """
+
+    def apply(gradients: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
+        updates, state = optimizer.update(_to_rows(gradients), state, params)
+        after = optax.apply_updates(params, updates)
+        dense = jax.tree.map(
+            lambda u, old, new: new - old if isinstance(u, aj.RowSparse) else u,
+            updates,
+            params,
+            after,
+        )
+        return after, state, dense
+
     for follow_peer in (True, False):
         _run(
             case,
@@ -132,13 +171,28 @@ def check(
             before_step,
             after_step,
             units,
-            jax.jit(optimizer.update) if jit else optimizer.update,
+            jax.jit(apply) if jit else apply,
             follow_peer,
         )
 
 
+def _from_rows(gradients: Any) -> Any:
+    """RowSparse to BCOO, which may enter jit."""
+    return jax.tree.map(
+        lambda g: g.to_bcoo() if isinstance(g, aj.RowSparse) else g, gradients
+    )
+
+
+def _to_rows(gradients: Any) -> Any:
+    return jax.tree.map(
+        lambda g: aj.RowSparse.from_bcoo(g) if isinstance(g, BCOO) else g,
+        gradients,
+        is_leaf=lambda g: isinstance(g, BCOO),
+    )
+
+
 def _run(
-    case, optimizer, gradients, before_step, after_step, units, update, follow_peer
+    case, optimizer, gradients, before_step, after_step, units, apply, follow_peer
 ) -> None:
     params = {v.name: jnp.asarray(v.init, v.dtype) for v in case.variables}
     state = optimizer.init(params)
@@ -161,8 +215,9 @@ def _run(
                 state = _replace(state, field, known)
         before = params
         state = before_step(t, state)
-        updates, state = update(gradients(t, params), state, params)
-        params = after_step(optax.apply_updates(params, updates))
+        given = _from_rows(gradients(t, params))
+        params, state, updates = apply(given, state, params)
+        params = after_step(params)
         accumulators = _accumulators(state)
         allowed = units * (1 if follow_peer else t + 1)
         for v in case.variables:

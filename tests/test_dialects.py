@@ -32,6 +32,12 @@ def keras_arguments(case):
         steps = case.arrays["schedule_steps"]
         assert np.array_equal(steps[: case.steps], np.arange(case.steps))
         arguments["learning_rate"] = table(case.arrays["schedule_values"])
+    elif isinstance(rate, dict) and rate["schedule"] == "InverseTimeDecay":
+        args = rate["args"]
+        assert not args["staircase"]
+        arguments["learning_rate"] = aj.inverse_time_decay(
+            args["initial_learning_rate"], args["decay_rate"] / args["decay_steps"]
+        )
     elif isinstance(rate, dict):
         assert rate["schedule"] == "ExponentialDecay"
         args = rate["args"]
@@ -55,10 +61,14 @@ def set_before_step(case, name):
 TESTED = set()
 
 
-def parametrize(peer, *kinds):
-    cases = golden.dense_cases(peer, *kinds)
+def parametrize(peer, *kinds, cases=golden.dense_cases):
+    cases = cases(peer, *kinds)
     TESTED.update(str(case) for case in cases)
     return pytest.mark.parametrize("case", cases, ids=str)
+
+
+def parametrize_sparse(peer, *kinds):
+    return parametrize(peer, *kinds, cases=golden.sparse_cases)
 
 
 @pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax"])
@@ -67,6 +77,19 @@ def test_every_dense_case_is_tested(peer):
     cases = [c for c in golden.dense_cases(peer) if c.kind not in others]
     assert len(cases) > 25
     assert {str(case) for case in cases} <= TESTED
+
+
+# PyTorch's is sparse in both axes of a matrix; a RowSparse has whole rows.
+NOT_ROW_SPARSE = {"torch-sparse_two_dims_float64"}
+
+
+@pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax"])
+def test_every_sparse_case_is_tested(peer):
+    others = ("v1_proximal", "v1_da")  # other algorithms
+    cases = [c for c in golden.sparse_cases(peer) if c.kind not in others]
+    assert len(cases) == {"tf20": 21, "torch": 8, "keras3": 0, "optax": 0}[peer]
+    left_out = {str(case) for case in cases} - TESTED
+    assert left_out == {name for name in NOT_ROW_SPARSE if name.startswith(peer)}
 
 
 # TensorFlow 2.0
@@ -188,6 +211,80 @@ def test_tf1(case):
     golden.check(case, aj.dialects.tf1(**case.hyperparameters))
 
 
+@parametrize_sparse("tf20", "sparse")
+def test_tf20_rows(case):
+    golden.check(case, aj.dialects.keras(**keras_arguments(case)))
+
+
+@parametrize_sparse("tf20", "clip_not_applied")
+def test_tf20_apply_gradients_does_not_clip_rows(case):
+    golden.check(case, aj.dialects.keras(case.hyperparameters["learning_rate"]))
+
+
+@parametrize_sparse("tf20", "sparse_clip")
+def test_tf20_rows_clipped_there(case):
+    """It clips before repeated rows are summed, which is left to the Keras object."""
+
+    def clipped(t, params):
+        return {
+            v.name: v.rows(t, "clipped_values")
+            if v.grads is None
+            else v.arrays["clipped"][t].astype(v.dtype)
+            for v in case.variables
+        }
+
+    arguments = {k: v for k, v in case.hyperparameters.items() if "clip" not in k}
+    golden.check(case, aj.dialects.keras(**arguments), gradients=clipped)
+
+
+def test_tf20_clips_rows_as_they_come_and_here_their_sums_are_clipped():
+    theirs, ids = golden.behaviour("tf20", "sparse_clipnorm")["result"][1:]
+    rows = aj.RowSparse(ids, jnp.array([[3.0, 4.0]] * 2), (2, 2))
+    for clip, rows_of_it in (
+        (aj.clip_by_norm(1.0), [[0.0, 0.0], [0.6, 0.8]]),
+        (optax.identity(), [[0.0, 0.0], [6.0, 8.0]]),
+    ):
+        clipped, _ = clip.update(rows, clip.init(rows))
+        np.testing.assert_allclose(clipped.to_dense(), rows_of_it, rtol=1e-6)
+    np.testing.assert_allclose(theirs, np.array([[3, 4]] * 2) / 50**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fact, values",
+    [
+        ("sparse_duplicates_summed_first", [[1.0, 1.0], [1.0, 1.0]]),
+        ("sparse_duplicates_cancel", [[1.0, 1.0], [-1.0, -1.0]]),
+        ("sparse_bfloat16", [[1.0, 1.0]]),
+    ],
+)
+def test_tf20_facts_about_rows(fact, values):
+    table, accumulator = golden.behaviour("tf20", fact)["result"]
+    dtype = jnp.bfloat16 if "bfloat16" in fact else jnp.float32
+    check_rows(aj.dialects.keras(0.1), [1] * len(values), values, dtype)(
+        table, accumulator
+    )
+
+
+def check_rows(optimizer, ids, values, dtype):
+    """One step from a table of ones, (4, 2), against the peer's."""
+    params = jnp.ones((4, 2), dtype)
+    gradient = aj.RowSparse(ids, jnp.array(values, dtype), params.shape)
+    updates, state = optimizer.update(gradient, optimizer.init(params), params)
+    params = optax.apply_updates(params, updates)
+
+    def against(table, accumulator):
+        ours = optax.tree.get(state, "accumulator")
+        golden.compare(params, table, np.ones((4, 2)), 2, "table")
+        golden.compare(ours, accumulator, np.abs(accumulator), 2, "accumulator")
+
+    return against
+
+
+@parametrize_sparse("tf20", "v1_adagrad")
+def test_tf1_rows(case):
+    golden.check(case, aj.dialects.tf1(**case.hyperparameters))
+
+
 def test_tf1_needs_a_positive_initial_accumulator():
     with pytest.raises(ValueError, match="`initial_accumulator_value` .* > 0, got 0"):
         aj.dialects.tf1(0.1, initial_accumulator_value=0.0)
@@ -292,6 +389,36 @@ def torch_arguments(hyperparameters):
 @parametrize("torch", "dense")
 def test_torch(case):
     golden.check(case, aj.dialects.torch(**torch_arguments(case.hyperparameters)))
+
+
+@parametrize_sparse("torch", "sparse")
+def test_torch_rows(case):
+    golden.check(case, aj.dialects.torch(**torch_arguments(case.hyperparameters)))
+
+
+@pytest.mark.parametrize(
+    "fact, arguments",
+    [
+        ("sparse_duplicates", {}),
+        ("sparse_foreach", {}),
+        ("sparse_weight_decay_zero", {"weight_decay": 0.0}),
+    ],
+)
+def test_torch_facts_about_rows(fact, arguments):
+    optimizer = aj.dialects.torch(0.1, **arguments)
+    result = golden.behaviour("torch", fact)["result"]
+    check_rows(optimizer, [1, 1, 3], np.ones((3, 2)), jnp.float32)(*result)
+
+
+def test_torch_has_no_weight_decay_of_rows():
+    message = golden.behaviour("torch", "sparse_weight_decay")["message"]
+    assert "weight_decay option is not compatible with sparse gradients" in message
+    optimizer = aj.dialects.torch(0.1, weight_decay=0.1)
+    params = {"table": jnp.ones((4, 2))}
+    rows = aj.RowSparse([1], jnp.ones((1, 2)), (4, 2))
+    for gradient in (rows, rows.to_bcoo()):
+        with pytest.raises(TypeError, match=r"at \['table'\].*`weight_decay`"):
+            optimizer.update({"table": gradient}, optimizer.init(params), params)
 
 
 @parametrize("torch", "dense_groups", "state_dict")

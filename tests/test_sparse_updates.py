@@ -987,7 +987,10 @@ def test_exports_for_each_platform(name):
 
     for platform in ("cpu", "cuda", "tpu"):
         exported = jax.export.export(jax.jit(flat), platforms=[platform])(leaves)
-        module = exported.mlir_module()
+        functions = exported.mlir_module().split("func.func ")
+        # With jax 0.12 a cumulative sum is an operation of its own ("composite"), which
+        # for want of it would be this function.
+        module = "".join(f for f in functions if "@chlo.scan.impl" not in f[:40])
         on_cpu = platform == "cpu"
         assert ("stablehlo.while" in module) == on_cpu, platform
         assert ("stablehlo.sort" in module) == (not on_cpu), platform
