@@ -72,7 +72,9 @@ class RowSparse(metaclass=_OpaqueType):
     def __init__(
         self, ids: ArrayLike, values: ArrayLike, shape: tuple[int, ...]
     ) -> None:
-        ids, values, shape = jnp.asarray(ids), jnp.asarray(values), tuple(shape)
+        # Not jnp.asarray(ids), which would wrap 64-bit ids around to other rows.
+        ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+        values, shape = jnp.asarray(values), tuple(shape)
         _check_parts(ids, values, shape)
         self.shape = shape
         self.dtype = values.dtype
@@ -189,6 +191,15 @@ class RowSparse(metaclass=_OpaqueType):
             "array as large as the table will do."
         )
 
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError(
+            "a RowSparse can neither be compared nor be true or false; do so with "
+            ".to_dense(), or with its .ids and .values."
+        )
+
+    __eq__ = __ne__ = __bool__ = _refuse
+    __hash__ = object.__hash__
+
     def then(self, function: Callable[..., jax.Array], *operands: Any) -> "RowSparse":
         """Each row's sum, as ``function(rows, ids, *operands)`` makes it of the sums.
 
@@ -299,7 +310,7 @@ def set_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
     return table.at[ids].set(rows.astype(table.dtype), mode="drop", unique_indices=True)
 
 
-def row_or_none(ids: jax.Array, num_rows: int) -> jax.Array:
+def row_or_none(ids: jax.Array | np.ndarray, num_rows: int) -> jax.Array:
     """int32, and ``num_rows`` where ids are out of range."""
     # A narrow dtype may not be able to hold the last row's number.
     last = min(num_rows - 1, jnp.iinfo(ids.dtype).max)
@@ -332,7 +343,9 @@ def _scalar(done: str, value: Any) -> ArrayLike:
     )
 
 
-def _check_parts(ids: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> None:
+def _check_parts(
+    ids: jax.Array | np.ndarray, values: jax.Array, shape: tuple[int, ...]
+) -> None:
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
             f"`ids` must be integers, got dtype {ids.dtype}; convert them where they "

@@ -741,11 +741,11 @@ def test_sums_with_a_wider_update_are_rounded_once(param, apply_updates):
     np.testing.assert_array_equal(applied.astype(float)[:, 0], [1, 1 + eps, 1])
 
 
-def test_none_keeps_a_parameter():
-    params, batch = some_params(), tuple(array[0] for array in some_batches())
-    updates = gradients_of(batch) | {"w": None}
+def test_none_stays_none():
+    batch = tuple(array[0] for array in some_batches())
+    params, updates = some_params() | {"w": None}, gradients_of(batch) | {"w": None}
     applied = aj.apply_updates(params, updates)
-    assert_rows_equal_bits(applied["w"], params["w"], ...)
+    assert applied["w"] is None
     expected = params["table"] + to_dense(updates)["table"]
     np.testing.assert_allclose(applied["table"], expected, rtol=1e-6)
 
@@ -930,6 +930,8 @@ def instructions(hlo):
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.usefixtures("standard_promotion")
 def test_nothing_of_the_tables_size_is_made(name):
+    if "bfloat16" in name and jax.__version_info__ < (0, 12):
+        pytest.skip("XLA for CPUs converts bfloat16 tables to float32 there")
     step, args = PROGRAMS[name]()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
     table_sized = {
