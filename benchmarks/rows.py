@@ -357,6 +357,7 @@ def parse_arguments() -> argparse.Namespace:
     }.items():
         parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"a Python with {what}")
     parser.add_argument("--rounds", type=int, help="turns of each contender in a case")
+    parser.add_argument("--width", type=int, nargs="+", help="only such tables")
     parser.add_argument("--memory", type=float, default=16, help="GiB for tables")
     parser.add_argument(
         "--gpu", dest="device", action="store_const", const="gpu", default="cpu"
@@ -379,6 +380,8 @@ def main() -> None:
 
     args = parse_arguments()
     plan = PLANS[args.plan]
+    cases = [case for case in plan.cases if case.dim in (args.width or [case.dim])]
+    plan = dataclasses.replace(plan, cases=cases)
     env = environment(args.keep_memory, args.device)
     peers = {peer: getattr(args, peer) for peer in ("torch", "tensorflow", "keras")}
     pythons = {"jax": sys.executable} | {k: v for k, v in peers.items() if v}
