@@ -110,8 +110,7 @@ def _fold(
 ) -> Carry:
     def visit(carry: Carry, rows: jax.Array, ids: jax.Array) -> Carry:
         rows = rows.astype(entries.dtype)
-        for function, arguments in zip(functions, stage_operands, strict=True):
-            rows = function(rows, ids, *arguments)
+        rows = _through(functions, stage_operands, rows, ids)
         return step(carry, rows, ids, *operands)
 
     def in_blocks(carry: Carry) -> Carry:
@@ -146,14 +145,23 @@ def _all_rows(
         cpu=lambda: _sum_slots(entries, distinct.slot, num_slots),
         default=lambda: _sum_neighbours(entries, distinct),
     ).astype(entries.dtype)
+    return _through(functions, stage_operands, rows, distinct.ids)
+
+
+def _through(
+    functions: tuple[Callable[..., jax.Array], ...],
+    stage_operands: tuple[tuple[Any, ...], ...],
+    rows: jax.Array,
+    ids: jax.Array,
+) -> jax.Array:
     for function, arguments in zip(functions, stage_operands, strict=True):
-        rows = function(rows, distinct.ids, *arguments)
+        rows = function(rows, ids, *arguments)
     return rows
 
 
 def _by_hashing(ids: jax.Array, num_rows: int) -> Distinct:
     position = jnp.arange(ids.size, dtype=jnp.int32)
-    first = _first_with_same_id(ids, num_rows)
+    first = _first_with_same_id(ids)
     is_first = first == position
     rank = jnp.cumsum(is_first, dtype=jnp.int32) - 1
     return Distinct(
@@ -180,7 +188,7 @@ def _by_sorting(ids: jax.Array, num_rows: int) -> Distinct:
 _GOLDEN_RATIO = 0x9E3779B1  # a prime near 2^32 times it
 
 
-def _first_with_same_id(ids: jax.Array, num_rows: int) -> jax.Array:
+def _first_with_same_id(ids: jax.Array) -> jax.Array:
     """For each entry the position of the first one with the same id."""
     n = ids.size
     position = jnp.arange(n, dtype=jnp.int32)
