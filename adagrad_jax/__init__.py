@@ -1,6 +1,7 @@
 """Adagrad for JAX: composable like Optax, exact like TensorFlow."""
 
 from adagrad_jax import dialects as dialects
+from adagrad_jax import keras as keras
 from adagrad_jax._accumulators import Accumulator as Accumulator
 from adagrad_jax._accumulators import Diagonal as Diagonal
 from adagrad_jax._accumulators import RowAccumulator as RowAccumulator
@@ -33,6 +34,7 @@ __all__ = [
     "dialects",
     "grad",
     "inverse_time_decay",
+    "keras",
     "scale_by_adagrad",
     "value_and_grad",
 ]

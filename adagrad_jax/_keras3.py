@@ -1,6 +1,7 @@
 """What a Keras 3 optimizer does around its update: accumulate before, average after."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, NamedTuple, TypeGuard
 
 import chex
 import jax
@@ -9,14 +10,135 @@ import optax
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import full_like
+from adagrad_jax._adagrad import scale_by
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
+    check_hyperparameter,
     check_hyperparameters,
     check_leaves,
     check_row_sparse,
 )
+from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+from adagrad_jax._decay import add_decayed_weights
 from adagrad_jax._row_sparse import from_bcoo_leaves
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keras3Options:
+    """The arguments that all of Keras 3's optimizers have, in the order of its configs.
+
+    :func:`adagrad_jax.dialects.keras3` says what each means.
+    """
+
+    weight_decay: ArrayLike | None = None
+    clipnorm: ArrayLike | None = None
+    global_clipnorm: ArrayLike | None = None
+    clipvalue: ArrayLike | None = None
+    use_ema: bool = False
+    ema_momentum: ArrayLike = 0.99
+    ema_overwrite_frequency: int | None = None
+    loss_scale_factor: ArrayLike | None = None
+    gradient_accumulation_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(
+            **given(
+                weight_decay=self.weight_decay,
+                clipnorm=self.clipnorm,
+                clipvalue=self.clipvalue,
+                global_clipnorm=self.global_clipnorm,
+            )
+        )
+        _check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
+        _check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
+        check_hyperparameters(ema_momentum=self.ema_momentum)
+        if isinstance(self.ema_momentum, int | float) and self.ema_momentum > 1:
+            raise ValueError(
+                f"`ema_momentum` must be in [0, 1], got {self.ema_momentum!r}."
+            )
+        if self.loss_scale_factor is not None:
+            check_hyperparameter(
+                "loss_scale_factor", self.loss_scale_factor, positive=True
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether steps change whole parameters, whatever gradients they have."""
+        return (
+            self.weight_decay is not None
+            or self.gradient_accumulation_steps is not None
+            or (self.use_ema and self.ema_overwrite_frequency is not None)
+        )
+
+    def around(
+        self,
+        scale: optax.GradientTransformation,
+        by_rate: optax.GradientTransformation,
+        decay_mask: Any = None,
+    ) -> optax.GradientTransformationExtraArgs:
+        """All of Keras 3's step, in its order.
+
+        Args:
+          scale: What makes the optimizer what it is, without a learning rate.
+          by_rate: The learning rate. It comes after weight decay, which is decoupled.
+          decay_mask: Which parameters decay; see ``add_decayed_weights``.
+        """
+        clips = {
+            clip_by_norm: self.clipnorm,
+            clip_by_value: self.clipvalue,
+            clip_by_global_norm: self.global_clipnorm,
+        }
+        decay = self.weight_decay
+        calls = self.gradient_accumulation_steps or 1
+        step = optax.chain(
+            *(clip(bound) for clip, bound in clips.items() if is_set(bound)),
+            scale,
+            *([decay_whole_params(decay, decay_mask)] if decay is not None else []),
+            by_rate,
+        )
+        if calls > 1:
+            step = accumulate_gradients(step, calls)
+        factor, frequency = self.loss_scale_factor, self.ema_overwrite_frequency
+        average = average_params(self.ema_momentum, frequency, calls)
+        return optax.chain(
+            *([scale_by(1 / factor)] if factor is not None else []),
+            step,
+            *([average] if self.use_ema else []),
+        )
+
+
+def given(**values: ArrayLike | None) -> dict[str, ArrayLike]:
+    """Those of the optional arguments that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:
+    """Whether an optional argument is neither None nor the number 0."""
+    return value is not None and not (isinstance(value, int | float) and value == 0)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if value is not None and not (isinstance(value, int) and value >= least):
+        raise ValueError(
+            f"`{name}` must be an integer >= {least} or None, got {value!r}."
+        )
+
+
+def decay_whole_params(
+    weight_decay: ArrayLike, mask: Any = None
+) -> optax.GradientTransformationExtraArgs:
+    """Decays whole leaves, as Keras 3 does; PyTorch too refuses sparse gradients."""
+
+    def refuse_rows(updates: Any, _: optax.Params | None) -> Any:
+        updates = from_bcoo_leaves(updates)
+        check_row_sparse(updates, "`weight_decay` is of whole parameters here")
+        return updates
+
+    decay = optax.chain(optax.stateless(refuse_rows), add_decayed_weights(weight_decay))
+    return optax.with_extra_args_support(
+        decay if mask is None else optax.masked(decay, mask)
+    )
 
 
 class AccumulateGradientsState(NamedTuple):
@@ -107,9 +229,6 @@ def average_params(
         become their average.
       steps: How many calls make one update.
     """
-    check_hyperparameters(ema_momentum=momentum)
-    if isinstance(momentum, int | float) and momentum > 1:
-        raise ValueError(f"`ema_momentum` must be in [0, 1], got {momentum!r}.")
 
     def init_fn(params: optax.Params) -> AverageParamsState:
         return AverageParamsState(

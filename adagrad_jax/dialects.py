@@ -26,7 +26,7 @@ Where a peer divides 0 by 0 and gets NaN (epsilon 0, no gradient yet) the update
 are left out.
 """
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +36,6 @@ from optax import (
     Params,
     ScalarOrSchedule,
     chain,
-    stateless,
-    with_extra_args_support,
 )
 
 from adagrad_jax._accumulators import Diagonal
@@ -52,12 +50,15 @@ from adagrad_jax._checks import (
     check_hyperparameters,
     check_learning_rate,
     check_leaves,
-    check_row_sparse,
 )
-from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
-from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
-from adagrad_jax._keras3 import accumulate_gradients, average_params
-from adagrad_jax._row_sparse import from_bcoo_leaves
+from adagrad_jax._clipping import clip_by_norm, clip_by_value
+from adagrad_jax._decay import inverse_time_decay
+from adagrad_jax._keras3 import (
+    Keras3Options,
+    decay_whole_params,
+    given,
+    is_set,
+)
 
 _LIKE_PARAMETER = Diagonal(dtype="parameter")
 
@@ -118,10 +119,10 @@ def keras(
         check_learning_rate("lr", lr)
     check_hyperparameters(
         decay=decay,
-        **_given(epsilon=epsilon, clipnorm=clipnorm, clipvalue=clipvalue),
+        **given(epsilon=epsilon, clipnorm=clipnorm, clipvalue=clipvalue),
     )
     learning_rate = _to_float32(learning_rate if lr is None else lr)
-    if _is_set(decay):
+    if is_set(decay):
         learning_rate = inverse_time_decay(learning_rate, _to_float32(decay))
     return chain(
         *([clip_by_norm(clipnorm)] if clipnorm is not None else []),
@@ -129,7 +130,7 @@ def keras(
         adagrad(
             learning_rate,
             initial_accumulator_value,
-            epsilon if _is_set(epsilon) else 1e-7,
+            epsilon if is_set(epsilon) else 1e-7,
             accumulator=_LIKE_PARAMETER,
         ),
     )
@@ -202,46 +203,35 @@ def keras3(
       Keras 3, ``keras.optimizers.Adagrad`` and ``keras.optimizers.Optimizer``.
     """
     check_learning_rate("learning_rate", learning_rate)
-    check_hyperparameters(
-        **_given(
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-        )
+    options = Keras3Options(
+        weight_decay=weight_decay,
+        clipnorm=clipnorm,
+        global_clipnorm=global_clipnorm,
+        clipvalue=clipvalue,
+        use_ema=use_ema,
+        ema_momentum=ema_momentum,
+        ema_overwrite_frequency=ema_overwrite_frequency,
+        loss_scale_factor=loss_scale_factor,
+        gradient_accumulation_steps=gradient_accumulation_steps,
     )
-    steps = _check_count("gradient_accumulation_steps", gradient_accumulation_steps, 2)
-    frequency = _check_count("ema_overwrite_frequency", ema_overwrite_frequency, 1)
-    clips: dict[str, tuple[Any, Any]] = {
-        "clipnorm": (clip_by_norm, clipnorm),
-        "clipvalue": (clip_by_value, clipvalue),
-        "global_clipnorm": (clip_by_global_norm, global_clipnorm),
-    }
-    clips = {name: clip for name, clip in clips.items() if _is_set(clip[1])}
+    clips = given(
+        clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm
+    )
+    clips = [name for name, bound in clips.items() if is_set(bound)]
     if len(clips) > 1:
         raise ValueError(
             "only one of `clipnorm`, `clipvalue` and `global_clipnorm` may be given, "
             f"got {', '.join(clips)}."
         )
-    if loss_scale_factor is not None:
-        check_hyperparameter("loss_scale_factor", loss_scale_factor, positive=True)
-    step = chain(
-        *(clip(bound) for clip, bound in clips.values()),
+    steps = gradient_accumulation_steps or 1
+    return options.around(
         scale_by_adagrad(
             initial_accumulator_value,
             epsilon,
             accumulator=_LIKE_PARAMETER,
             epsilon_in_sqrt=True,
         ),
-        *(_decay_all(weight_decay) if weight_decay is not None else []),
-        scale_by_learning_rate(_at_last_call(_to_float32(learning_rate), steps or 1)),
-    )
-    if steps:
-        step = accumulate_gradients(step, steps)
-    return chain(
-        *([scale_by(1 / loss_scale_factor)] if loss_scale_factor is not None else []),
-        step,
-        *([average_params(ema_momentum, frequency, steps or 1)] if use_ema else []),
+        scale_by_learning_rate(_at_last_call(_to_float32(learning_rate), steps)),
     )
 
 
@@ -344,10 +334,10 @@ def torch(
     """
     check_learning_rate("lr", lr)
     check_hyperparameters(lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
-    learning_rate = inverse_time_decay(lr, lr_decay) if _is_set(lr_decay) else lr
+    learning_rate = inverse_time_decay(lr, lr_decay) if is_set(lr_decay) else lr
     transformation = chain(
         *([scale_by(-1.0)] if maximize else []),
-        *(_decay_all(weight_decay) if _is_set(weight_decay) else []),
+        *([decay_whole_params(weight_decay)] if is_set(weight_decay) else []),
         adagrad(
             learning_rate,
             initial_accumulator_value,
@@ -416,20 +406,6 @@ def tf1(
     )
 
 
-def _decay_all(weight_decay: ArrayLike) -> list[GradientTransformationExtraArgs]:
-    """Decays whole leaves, as Keras 3 does; PyTorch too refuses sparse gradients."""
-
-    def refuse_rows(updates: Any, _: Params | None) -> Any:
-        updates = from_bcoo_leaves(updates)
-        check_row_sparse(updates, "`weight_decay` is of whole parameters here")
-        return updates
-
-    return [
-        with_extra_args_support(stateless(refuse_rows)),
-        add_decayed_weights(weight_decay),
-    ]
-
-
 def _to_float32(value: Any) -> Any:
     """Rounds a Python number, or what a schedule gives, to float32."""
     if callable(value):
@@ -444,19 +420,3 @@ def _at_last_call(learning_rate: ScalarOrSchedule, steps: int) -> ScalarOrSchedu
     if steps == 1 or not callable(learning_rate):
         return learning_rate
     return lambda count: learning_rate(count * steps + steps - 1)
-
-
-def _given(**values: ArrayLike | None) -> dict[str, ArrayLike]:
-    """Those of the optional arguments that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:
-    """Whether an optional argument is neither None nor the number 0."""
-    return value is not None and not (isinstance(value, int | float) and value == 0)
-
-
-def _check_count(name: str, value: Any, least: int) -> int | None:
-    if value is None or (isinstance(value, int) and value >= least):
-        return value
-    raise ValueError(f"`{name}` must be an integer >= {least} or None, got {value!r}.")

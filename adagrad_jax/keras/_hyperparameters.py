@@ -1,0 +1,84 @@
+"""The numbers that an optimizer object is made with, and what stands for them later."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from adagrad_jax._checks import check_hyperparameter
+from adagrad_jax._keras3 import Keras3Options
+from adagrad_jax.keras import schedules
+from adagrad_jax.keras._step import Schedule
+from adagrad_jax.keras._variable import Variable
+
+LearningRate = ArrayLike | Variable | Schedule | Callable[[], ArrayLike]
+
+_OPTIONS = tuple(field.name for field in dataclasses.fields(Keras3Options))
+
+
+def checked_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that were given, in this order, or TensorFlow's errors."""
+    for name, value in kwargs.items():
+        if name not in ("lr", "decay", *_OPTIONS):
+            raise TypeError(f"Unexpected keyword argument passed to optimizer: {name}")
+        if isinstance(value, int | float) and not value >= 0:
+            raise ValueError(f"Expected {name} >= 0, received: {value}")
+    return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def checked_number(name: str, value: Any) -> Any:
+    """``value``, if it is a number (also a negative one), or will give one."""
+    if not (callable(value) or isinstance(value, Variable)):
+        number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+        check_hyperparameter(name, abs(value) if number else value)
+    return value
+
+
+def is_schedule(rate: Any) -> bool:
+    """Whether it must be given the step."""
+    if not callable(rate):
+        return False
+    try:
+        parameters = inspect.signature(rate).parameters.values()
+    except ValueError:  # some built-in functions have none
+        return False
+    return any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+
+
+def as_variable(name: str, value: Any) -> Variable:
+    """TensorFlow keeps numbers in float32, but arrays in their own dtype."""
+    if isinstance(value, Variable):
+        return value
+    dtype = value.dtype if isinstance(value, jax.Array) else jnp.float32
+    return Variable(value, trainable=False, name=name, dtype=dtype)
+
+
+def serialized(value: Any) -> Any:
+    """A hyperparameter as a config holds it."""
+    if hasattr(value, "get_config"):
+        return schedules.serialize(value)
+    if is_schedule(value):
+        return getattr(value, "__name__", type(value).__name__)
+    if callable(value):
+        value = value()
+    return float(value) if isinstance(value, Variable | jax.Array) else value
+
+
+def initial_value(
+    initializer: str | Callable[..., ArrayLike], shape: tuple[int, ...], dtype: Any
+) -> ArrayLike:
+    known = {"zeros": jnp.zeros, "ones": jnp.ones}
+    function = known.get(initializer) if isinstance(initializer, str) else initializer
+    if function is None:
+        raise ValueError(
+            f"Unknown initializer: {initializer}; known: {', '.join(known)}."
+        )
+    return function(shape, dtype)

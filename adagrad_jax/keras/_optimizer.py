@@ -1,0 +1,760 @@
+"""An optimizer as an object: it keeps the state and changes variables in place."""
+
+# The arrays of variables are read and replaced here without marking them as taken.
+# pyright: reportPrivateUsage=false
+
+import dataclasses
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from adagrad_jax._keras3 import Keras3Options
+from adagrad_jax._row_gradient import value_and_grad
+from adagrad_jax.keras import _saving, schedules
+from adagrad_jax.keras._built import Built, full_name, unique_names
+from adagrad_jax.keras._hyperparameters import (
+    LearningRate,
+    as_variable,
+    checked_number,
+    checked_options,
+    initial_value,
+    is_schedule,
+    serialized,
+)
+from adagrad_jax.keras._slots import Slots, restrict
+from adagrad_jax.keras._step import (
+    GradsAndVars,
+    Step,
+    packed,
+    scale_by_rate,
+    split_pairs,
+)
+from adagrad_jax.keras._variable import Variable, as_cell, substituted
+
+
+class Optimizer:
+    r"""Any Optax transformation as a Keras optimizer.
+
+    It keeps the transformation's state, makes it for each variable when that gets its
+    first gradient, and changes the variables in place:
+
+    .. math::
+
+        \theta \leftarrow \theta - \eta_t \, u_t
+
+    with :math:`u_t` the transformation's update and :math:`\eta_t` the learning rate.
+    What Keras 3 adds to every optimizer is here too, in Keras 3's order: unscaling the
+    loss, accumulation, clipping, the update, weight decay, averaging. A step is one
+    compiled function.
+
+    Args:
+      transformation: What makes the updates, such as ``optax.scale_by_adam()``.
+      learning_rate: A number or an array of shape (); a :class:`Variable`, or a
+        function without arguments, that is read at every step; a schedule, a function
+        of the step, from 0. None if the transformation has its own, as
+        ``optax.adam(1e-3)`` has, whose updates are added as they are.
+      name: Prefix of the weights' names; by default the class name in small letters.
+      donate_variables: Arrays that were taken from a variable, and those of other
+        libraries' variables, become invalid with the next step, which then need not
+        copy them.
+      **kwargs: ``decay``: divides the learning rate by ``1 + decay * iterations``.
+        ``lr``: old name of ``learning_rate``. And Keras 3's ``weight_decay``,
+        ``clipnorm``, ``clipvalue``, ``global_clipnorm``, ``use_ema``, ``ema_momentum``,
+        ``ema_overwrite_frequency``, ``loss_scale_factor`` and
+        ``gradient_accumulation_steps``, as in :func:`adagrad_jax.dialects.keras3`.
+
+    Raises:
+      TypeError: If an argument is unknown or of a wrong type.
+      ValueError: If one is out of range.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp, optax
+      >>> w = aj.keras.Variable([1.0, 2.0], name="w")
+      >>> adam = aj.keras.Optimizer(optax.scale_by_adam(), learning_rate=0.1)
+      >>> adam.minimize(lambda: jnp.sum(w * w), [w])
+      Array(1, dtype=int32)
+      >>> w, adam.get_slot_names()
+      (<Variable 'w:0' shape=(2,) dtype=float32 value=[0.9 1.9]>, ['mu', 'nu'])
+    """
+
+    # Whether clipping happens where gradients are computed, as in TensorFlow 2.0, and
+    # not where they are applied, as in Keras 3.
+    _clips_when_computing: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        transformation: optax.GradientTransformation,
+        learning_rate: LearningRate | None = None,
+        name: str | None = None,
+        *,
+        donate_variables: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        options = checked_options(kwargs)
+        learning_rate = options.pop("lr", learning_rate)
+        self._decay: Any = checked_number("decay", options.pop("decay", 0.0))
+        self._learning_rate: Any = None
+        if learning_rate is not None:
+            self._learning_rate = checked_number("learning_rate", learning_rate)
+        self._given_options = options
+        self._options = Keras3Options(**options)
+        self._transformation = transformation
+        self._name = name or type(self).__name__.lower()
+        self._donate_variables = donate_variables
+        self._not_decayed: list[Any] = []
+        self._iterations: Variable | None = None
+        self._built = Built()
+        self._steps: dict[tuple[int, ...], Step] = {}
+        self._lock = threading.RLock()
+
+    # --- Hyperparameters --------------------------------------------------------------
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate; assigning takes effect at the next step.
+
+        Reading gives a :class:`Variable` where a number is kept, the schedule where one
+        is, and the value of a function without arguments.
+
+        Raises:
+          AttributeError: If the transformation has its own.
+        """
+        rate = self._learning_rate
+        if rate is None:
+            raise AttributeError(
+                f"{self._name} has no learning rate of its own, its transformation may "
+                "have: pass `learning_rate` and a transformation without one, such as "
+                "optax.scale_by_adam()."
+            )
+        if is_schedule(rate):
+            return rate
+        if callable(rate):
+            return rate()
+        self._learning_rate = as_variable("learning_rate", rate)
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: LearningRate) -> None:
+        if self._learning_rate is None:
+            _ = self.learning_rate  # raises
+        value = checked_number("learning_rate", value)
+        with self._lock:
+            kept = self._learning_rate
+            if isinstance(kept, Variable) and not callable(value):
+                kept.assign(np.asarray(value, kept.dtype))
+                return
+            if is_schedule(kept) or is_schedule(value):
+                self._steps.clear()
+            self._learning_rate = value
+
+    lr = learning_rate
+
+    @property
+    def decay(self) -> Variable:
+        """How fast the learning rate falls; assigning takes effect at the next step."""
+        self._decay = as_variable("decay", self._decay)
+        return self._decay
+
+    @decay.setter
+    def decay(self, value: ArrayLike) -> None:
+        self.decay.assign(np.asarray(checked_number("decay", value), np.float32))
+
+    @property
+    def name(self) -> str:
+        """The prefix of the weights' names."""
+        return self._name
+
+    @property
+    def iterations(self) -> Any:
+        """A :class:`Variable`: the number of steps so far.
+
+        With ``gradient_accumulation_steps`` an array: the number of updates so far.
+        """
+        steps = self._options.gradient_accumulation_steps
+        counter = self._counter("iter")
+        return counter if steps is None else counter.value // steps
+
+    @iterations.setter
+    def iterations(self, variable: Any) -> None:
+        if self._iterations is not None:
+            raise RuntimeError(
+                "Cannot set `iterations` to a new Variable after the Optimizer weights "
+                "have been created; use `iterations.assign`."
+            )
+        if not isinstance(variable, Variable):
+            raise TypeError(f"`iterations` must be a Variable, got {variable!r}.")
+        self._iterations = variable
+
+    def _counter(self, name: str) -> Variable:
+        if self._iterations is None:
+            dtype = jax.dtypes.canonicalize_dtype(np.int64)
+            self._iterations = Variable(0, trainable=False, name=name, dtype=dtype)
+        return self._iterations
+
+    # --- Weights ----------------------------------------------------------------------
+
+    @property
+    def weights(self) -> list[Variable]:
+        """What the optimizer keeps, in the order made: iterations, then the slots."""
+        counter = [] if self._iterations is None else [self._iterations]
+        return [*counter, *self._built.weights]
+
+    def variables(self) -> list[Variable]:
+        """The same as :attr:`weights`."""
+        return self.weights
+
+    def get_weights(self) -> list[np.ndarray]:
+        """The values of :attr:`weights`, as copies."""
+        return [weight.numpy() for weight in self.weights]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Sets :attr:`weights` to what ``get_weights`` gave, here or in TensorFlow.
+
+        Args:
+          weights: One array for each weight. If it is one short, it is taken for a list
+            without iterations, which become 0. Values are converted to the dtypes here.
+
+        Raises:
+          ValueError: If there are too many or too few, or one is of another shape; then
+            nothing has been changed.
+        """
+        variables, weights = self.weights, list(weights)
+        if len(variables) == len(weights) + 1:
+            weights = [np.array(0), *weights]
+        if len(variables) != len(weights):
+            hint = "" if variables else " Call `build(variables)` before."
+            raise ValueError(
+                f"You called `set_weights(weights)` on optimizer {self._name} with a "
+                f"weight list of length {len(weights)}, but the optimizer was "
+                f"expecting {len(variables)} weights.{hint} Provided weights: "
+                f"{str(weights)[:50]}"
+            )
+        for variable, weight in zip(variables, weights, strict=True):
+            if variable.shape != np.shape(weight):
+                raise ValueError(
+                    f"Optimizer weight shape {variable.shape} not compatible with "
+                    f"provided weight shape {np.shape(weight)}: {variable.name}."
+                )
+        with self._lock:
+            for variable, weight in zip(variables, weights, strict=True):
+                variable.assign(weight)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Makes the slots of ``variables``, which else come with their gradients.
+
+        Args:
+          variables: Those that will be trained, in the order of their weights.
+
+        Raises:
+          TypeError: If one is no variable, or has no floating-point numbers.
+        """
+        with self._lock:
+            self._built = self._grown(variables, self._chained())
+            self._counter(f"{self._name}/iter")
+
+    def add_weight(
+        self,
+        name: str,
+        shape: Sequence[int] = (),
+        dtype: DTypeLike | None = None,
+        initializer: str | Callable[..., ArrayLike] = "zeros",
+        trainable: bool | None = None,
+        synchronization: Any = None,
+        aggregation: Any = None,
+    ) -> Variable:
+        """A new variable among :attr:`weights`, for whatever use.
+
+        Args:
+          name: Its name.
+          shape: Its shape.
+          dtype: Its dtype, by default float32.
+          initializer: "zeros", "ones", or a function ``(shape, dtype) -> array``.
+          trainable: For the user's information.
+          synchronization: Without a meaning here.
+          aggregation: The same.
+        """
+        del synchronization, aggregation
+        value = initial_value(initializer, tuple(shape), dtype or jnp.float32)
+        weight = Variable(value, bool(trainable), name)
+        self._built = dataclasses.replace(
+            self._built, weights=(*self._built.weights, weight)
+        )
+        return weight
+
+    def add_slot(
+        self,
+        var: Any,
+        slot_name: str,
+        initializer: str | Callable[..., ArrayLike] = "zeros",
+    ) -> Variable:
+        """A new slot of ``var`` among :attr:`weights`; the old one if there is one.
+
+        Args:
+          var: A variable.
+          slot_name: The slot's name.
+          initializer: As in :meth:`add_weight`.
+        """
+        with self._lock:
+            built, (key,) = self._built.knowing([var])
+            cell = built.cells[key]
+            if slot_name not in built.slots.get(key, {}):
+                value = initial_value(initializer, cell._array.shape, cell._array.dtype)
+                name = full_name(self._name, cell, slot_name)
+                slot = Variable(value, trainable=False, name=name)
+                built = built.with_weights([(key, slot_name, slot)])
+            self._built = built
+            return built.slots[key][slot_name]
+
+    def get_slot(self, var: Any, slot_name: str) -> Variable:
+        """What is kept of ``var`` under this name, as ``"accumulator"``.
+
+        Raises:
+          KeyError: If the optimizer has no such slot for it.
+        """
+        slots = self._built.slots.get(self._built.keys.get(id(var), ""), {})
+        if slot_name not in slots:
+            name = getattr(var, "name", repr(var))
+            known = ", ".join(slots) or "none: it has had no gradient here"
+            raise KeyError(
+                f"{self._name} has no slot {slot_name!r} of {name}; it has {known}."
+            )
+        return slots[slot_name]
+
+    def get_slot_names(self) -> list[str]:
+        """The names of the slots that there are, of whatever variable."""
+        return sorted({name for slots in self._built.slots.values() for name in slots})
+
+    # --- Steps ------------------------------------------------------------------------
+
+    def minimize(
+        self,
+        loss: Callable[[], ArrayLike],
+        var_list: Any,
+        grad_loss: ArrayLike | None = None,
+        name: str | None = None,
+    ) -> jax.Array:
+        """One step that makes ``loss()`` smaller.
+
+        Args:
+          loss: A function without arguments, of which it is the gradient of the sum.
+            Its Python runs once a step; what is expensive in it should be a function
+            under ``jax.jit`` that gets the variables' values as arguments.
+          var_list: Variables to differentiate by and to change: one, a list or tuple of
+            them, or a function that returns that. A function is called after ``loss``
+            has been called once more, which may make the variables.
+          grad_loss: Weights of the loss's elements in that sum.
+          name: Without a meaning here.
+
+        Returns:
+          The number of steps so far, an integer of shape ().
+
+        Raises:
+          TypeError: If ``loss`` cannot be called.
+          ValueError: If ``var_list`` has something that is no :class:`Variable`, or
+            ``loss`` reads none of it.
+        """
+        del name
+        with self._lock:
+            variables = self._listed(var_list, loss)
+            gradients = self._gradients(loss, variables, grad_loss)
+            return self.apply_gradients(zip(gradients, variables, strict=True))
+
+    def get_gradients(self, loss: Callable[[], ArrayLike], params: Any) -> list[Any]:
+        """The gradients of ``loss()``, an array or :class:`RowSparse` for each of them.
+
+        Args:
+          loss: As in :meth:`minimize`.
+          params: As ``var_list`` in :meth:`minimize`.
+
+        Raises:
+          ValueError: If ``loss`` does not read one of them, or is no function.
+        """
+        if not callable(loss):
+            raise ValueError(
+                f"`loss` must be a function without arguments, got {loss!r}: an array "
+                "has `None` for gradient, for it does not know how it was computed."
+            )
+        with self._lock:
+            params = self._listed(params, loss)
+            gradients = self._gradients(loss, params, None)
+        for gradient, param in zip(gradients, params, strict=True):
+            if gradient is None:
+                raise ValueError(
+                    f"Variable {param.name} has `None` for gradient: the loss does not "
+                    "read it, or it has no floating-point numbers."
+                )
+        return gradients
+
+    def get_updates(
+        self, loss: Callable[[], ArrayLike], params: Any
+    ) -> list[jax.Array]:
+        """:meth:`apply_gradients` with :meth:`get_gradients`; its result in a list."""
+        params = self._listed(params, loss)
+        gradients = self.get_gradients(loss, params)
+        return [self.apply_gradients(zip(gradients, params, strict=True))]
+
+    def apply_gradients(
+        self, grads_and_vars: GradsAndVars, name: str | None = None
+    ) -> jax.Array:
+        """One step with gradients that are known.
+
+        Args:
+          grads_and_vars: Pairs of a gradient and a variable. A gradient is an array of
+            the variable's shape and dtype, a list, a :class:`RowSparse`, a BCOO, or
+            None: that variable stays as it is. A variable is a :class:`Variable`, a
+            ``jax.Ref``, or a variable of ``flax.nnx`` or Keras 3. One that comes twice
+            is changed twice, one after the other.
+          name: Without a meaning here.
+
+        Returns:
+          The number of steps so far, an integer of shape ().
+
+        Raises:
+          TypeError: If these are no pairs, or a variable is none.
+          ValueError: If all gradients are None, or one does not fit its variable; then
+            nothing has been changed.
+        """
+        del name
+        gradients, variables = split_pairs(grads_and_vars)
+        with self._lock:
+            key = tuple(map(id, variables))
+            step = self._steps.get(key)
+            built, counter = self._built, self._iterations
+            try:
+                if step is None:
+                    step = self._new_step(variables)
+                result = step(gradients, self._rate(), self._decay_rate())
+            except BaseException:
+                self._built, self._iterations = built, counter
+                raise
+            self._steps[key] = step
+            return result
+
+    def stateless_apply(
+        self,
+        optimizer_variables: Sequence[ArrayLike],
+        grads: Sequence[Any],
+        trainable_variables: Sequence[ArrayLike],
+        learning_rate: ArrayLike | None = None,
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """One step as a pure function, for ``jax.jit`` and the like.
+
+        Args:
+          optimizer_variables: The values of :attr:`weights`.
+          grads: A gradient, or None, for each variable that ``build`` was called with.
+          trainable_variables: The values of these variables.
+          learning_rate: In place of :attr:`learning_rate`, which a compiled function
+            would take for a constant unless it is a schedule.
+
+        Returns:
+          The new values of the variables, and of :attr:`weights`.
+
+        Raises:
+          ValueError: If the optimizer has not been built, or lengths or shapes differ.
+        """
+        built, weights = self._built, self.weights
+        for name, given, known in (
+            ("grads", grads, built.trained),
+            ("trainable_variables", trainable_variables, built.trained),
+            ("optimizer_variables", optimizer_variables, weights),
+        ):
+            if len(given) != len(known) or not built.trained:
+                raise ValueError(
+                    f"`{name}` has {len(given)} entries, but the optimizer was built "
+                    f"for {len(known)}; call `build(variables)` with all variables."
+                )
+        values = [jnp.asarray(value) for value in trainable_variables]
+        kept = dict(zip(map(id, weights), optimizer_variables, strict=True))
+        chosen = [i for i, gradient in enumerate(grads) if gradient is not None]
+        originals = [built.originals[key] for key in built.trained]
+        if not chosen:
+            raise ValueError(
+                f"No gradients provided for any variable: {[*built.trained]}."
+            )
+        step = self._new_step([originals[i] for i in chosen])
+        rate = self._rate() if learning_rate is None else jnp.asarray(learning_rate)
+        new_values, new_slots, count = step.function(
+            [values[i] for i in chosen],
+            [jnp.asarray(kept[id(slot)]) for slot in step.slots],
+            [packed(grads[i]) for i in chosen],
+            jnp.asarray(kept[id(step.counter)]),
+            rate,
+            self._decay_rate(),
+        )
+        for i, value in zip(chosen, new_values, strict=True):
+            values[i] = value
+        ids = [id(slot) for slot in [*step.slots, step.counter]]
+        kept.update(zip(ids, [*new_slots, count], strict=True))
+        return values, [jnp.asarray(kept[id(weight)]) for weight in weights]
+
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[Any] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Lets variables keep their size whatever ``weight_decay`` is.
+
+        Args:
+          var_list: Variables.
+          var_names: Regular expressions: variables in whose names one is found.
+        """
+        with self._lock:
+            self._not_decayed += [*(var_list or []), *(var_names or [])]
+            self._steps.clear()
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """With ``use_ema``, gives each variable its average, when training is over."""
+        if self._options.use_ema:
+            slots = [self.get_slot(variable, "average") for variable in var_list]
+            for variable, slot in zip(var_list, slots, strict=True):
+                as_cell(variable, 0)._array = jnp.copy(slot._array)
+
+    def scale_loss(self, loss: ArrayLike) -> ArrayLike:
+        """``loss`` times ``loss_scale_factor``; :meth:`minimize` does so itself."""
+        factor = self._options.loss_scale_factor
+        return loss if factor is None else jnp.asarray(loss) * factor
+
+    # --- Configuration ----------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments to make another one with, as TensorFlow 2.0 has them.
+
+        A function without arguments is called for the learning rate. Of a schedule
+        there are name and arguments. ``transformation`` is not in it.
+        """
+        config: dict[str, Any] = {"name": self._name}
+        config.update({k: v for k, v in self._given_options.items() if v is not None})
+        if self._learning_rate is not None:
+            config["learning_rate"] = serialized(self._learning_rate)
+        config["decay"] = serialized(self._decay)
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> "Optimizer":
+        """The optimizer whose ``get_config`` gave ``config``.
+
+        Args:
+          config: A dictionary, TensorFlow's or that of this class.
+          custom_objects: Schedule classes by their names, and ``transformation``.
+
+        Raises:
+          TypeError: If ``config`` has an unknown argument.
+          ValueError: If it names a schedule that is not known.
+        """
+        config = dict(config)
+        custom_objects = dict(custom_objects or {})
+        if "transformation" in custom_objects:
+            config["transformation"] = custom_objects["transformation"]
+        if "lr" in config:
+            config["learning_rate"] = config.pop("lr")
+        rate = config.get("learning_rate")
+        if isinstance(rate, Mapping):
+            config["learning_rate"] = schedules.deserialize(rate, custom_objects)
+        elif isinstance(rate, str) and rate in custom_objects:
+            config["learning_rate"] = custom_objects[rate]
+        return cls(**config)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes configuration and weights to one file, which is there whole or not.
+
+        It is a NumPy archive without pickled objects; see :meth:`load`.
+
+        Args:
+          path: The file, usually ``.npz``; it is replaced if there is one.
+
+        Raises:
+          TypeError: If the configuration has something that JSON cannot hold.
+        """
+        with self._lock:
+            _saving.write(
+                path, self.get_config(), list(self._built.trained), self._arrays()
+            )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        variables: Sequence[Any],
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> "Optimizer":
+        """The optimizer that was saved, to go on with the same numbers.
+
+        The variables themselves are not in the file; save them as you like.
+
+        Args:
+          path: What :meth:`save` wrote.
+          variables: The variables to train, by their names those that it trained.
+          custom_objects: As in :meth:`from_config`.
+
+        Raises:
+          ValueError: If the file is no optimizer's, or variables are missing or of
+            other shapes.
+        """
+        saved = _saving.read(path)
+        optimizer = cls.from_config(saved.config, custom_objects)
+        known = dict(zip(unique_names(variables), variables, strict=True))
+        missing = [key for key in saved.variables if key not in known]
+        if missing:
+            raise ValueError(
+                f"{os.fspath(path)} is of an optimizer of {', '.join(missing)} too, "
+                f"but the variables given are {', '.join(known)}."
+            )
+        optimizer.build([known[key] for key in saved.variables])
+        _saving.restore(path, saved.arrays, optimizer._arrays())
+        return optimizer
+
+    def _arrays(self) -> dict[str, Variable]:
+        """The weights by names that no two of them share."""
+        slots = {
+            f"{key}/{slot}": weight
+            for key, slots in self._built.slots.items()
+            for slot, weight in slots.items()
+        }
+        owned = set(map(id, slots.values()))
+        others = [weight for weight in self.weights if id(weight) not in owned]
+        return {**{f"#{i}": weight for i, weight in enumerate(others)}, **slots}
+
+    # --- Inside -----------------------------------------------------------------------
+
+    def _replace_transformation(
+        self, transformation: optax.GradientTransformation
+    ) -> None:
+        """By one whose state is the same."""
+        with self._lock:
+            self._transformation = transformation
+            self._steps.clear()
+
+    def _chained(self) -> optax.GradientTransformationExtraArgs:
+        options = self._options
+        if self._clips_when_computing:
+            options = dataclasses.replace(
+                options, clipnorm=None, clipvalue=None, global_clipnorm=None
+            )
+        by_rate = optax.identity() if self._learning_rate is None else scale_by_rate()
+        return options.around(self._transformation, by_rate, self._decays)
+
+    def _decays(self, params: Slots) -> Slots:
+        """For each variable whether its weights decay."""
+        ids = {id(variable) for variable in self._not_decayed}
+        names = [name for name in self._not_decayed if isinstance(name, str)]
+        exempt = {key for i, key in self._built.keys.items() if i in ids}
+        return Slots(
+            (key, key not in exempt and not any(re.search(n, key) for n in names))
+            for key in params
+        )
+
+    def _listed(self, var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
+        if not callable(loss):
+            raise TypeError(
+                f"'{type(loss).__name__}' object is not callable: `loss` must be a "
+                "function without arguments, so that it can be differentiated."
+            )
+        if callable(var_list) and not isinstance(var_list, Variable):
+            loss()
+            var_list = var_list()
+        listed = [var_list] if isinstance(var_list, Variable) else list(var_list)
+        for variable in listed:
+            if not isinstance(variable, Variable):
+                raise ValueError(
+                    f"`var_list` must have Variable objects only, got {variable!r} of "
+                    f"type {type(variable).__name__}; of others take the gradients "
+                    "with adagrad_jax.value_and_grad, then call apply_gradients."
+                )
+            if jnp.issubdtype(variable.dtype, jnp.complexfloating):
+                raise ValueError(
+                    f"Invalid type {variable.dtype} for {variable.name}, expected: "
+                    "[float32, float64, float16, bfloat16]."
+                )
+        return listed
+
+    def _gradients(
+        self,
+        loss: Callable[[], ArrayLike],
+        variables: Sequence[Variable],
+        grad_loss: ArrayLike | None,
+    ) -> list[Any]:
+        """For each variable its gradient, None where the loss does not read it."""
+        chosen = [v for v in variables if jnp.issubdtype(v.dtype, jnp.floating)]
+        chosen = list({id(v): v for v in chosen}.values())
+        if not chosen:
+            return [None] * len(variables)
+        read: set[int] = set()
+
+        def total(arrays: list[jax.Array]) -> jax.Array:
+            with substituted(chosen, arrays) as read_here:
+                values = jnp.asarray(loss())
+            read.update(read_here)
+            if grad_loss is not None:
+                values = values * jnp.asarray(grad_loss, values.dtype)
+            return jnp.asarray(self.scale_loss(jnp.sum(values)))
+
+        _, gradients = value_and_grad(total)([v._array for v in chosen])
+        by_variable = dict(zip(map(id, chosen), gradients, strict=True))
+        return self._clip(
+            [by_variable[id(v)] if id(v) in read else None for v in variables]
+        )
+
+    def _clip(self, gradients: list[Any]) -> list[Any]:
+        return gradients
+
+    def _rate(self) -> Any:
+        """What the compiled step is to know of the learning rate."""
+        rate = self._learning_rate
+        if rate is None or is_schedule(rate):
+            return None
+        if callable(rate):
+            rate = checked_number("learning_rate", rate())
+            return np.float32(rate) if np.ndim(rate) == 0 else rate
+        if not isinstance(rate, Variable):
+            rate = self._learning_rate = as_variable("learning_rate", rate)
+        return rate._array
+
+    def _decay_rate(self) -> jax.Array:
+        kept = self._decay
+        return (kept if isinstance(kept, Variable) else self.decay)._array
+
+    def _grown(
+        self, variables: Sequence[Any], transformation: optax.GradientTransformation
+    ) -> "Built":
+        """What has been made, and with it the slots of ``variables``."""
+        built, keys = self._built.knowing(variables)
+        new = [key for key in dict.fromkeys(keys) if key not in built.trained]
+        options = self._options
+        if (
+            built.trained
+            and new
+            and (options.gradient_accumulation_steps or options.use_ema)
+        ):
+            raise ValueError(
+                f"{', '.join(new)} came after the first step, but what is accumulated "
+                "or averaged must be so from the start; `build` with all variables."
+            )
+        return built.grown(self._name, new, transformation)
+
+    def _new_step(self, variables: Sequence[Any]) -> "Step":
+        transformation = self._chained()
+        built = self._built = self._grown(variables, transformation)
+        schedule = self._learning_rate if is_schedule(self._learning_rate) else None
+        keys = [built.keys[id(variable)] for variable in variables]
+        places, structure = jax.tree.flatten(restrict(built.state, dict.fromkeys(keys)))
+        return Step(
+            transformation,
+            schedule,
+            keys,
+            {key: built.cells[key] for key in keys},
+            [built.arrays[place] for place in places],
+            structure,
+            self._counter(f"{self._name}/iter"),
+            whole=self._options.whole,
+            donate_variables=self._donate_variables,
+        )

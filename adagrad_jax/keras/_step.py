@@ -1,0 +1,235 @@
+"""One step of an optimizer object: a compiled pure function, and its arguments."""
+
+# The arrays of variables are read and replaced here without marking them as taken.
+# pyright: reportPrivateUsage=false
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+from jax.experimental.sparse import BCOO
+from jax.typing import ArrayLike
+
+from adagrad_jax._apply import apply_updates
+from adagrad_jax._precision import at_least_float32
+from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax.keras._slots import Slots, merge, restrict
+from adagrad_jax.keras._variable import Cell, Variable, arrays_lock
+
+Schedule = Callable[[jax.Array], ArrayLike]
+GradsAndVars = Iterable[Any]  # of pairs (gradient, variable)
+
+
+class Step:
+    """One step of the variables of these keys, compiled at its first call."""
+
+    def __init__(
+        self,
+        transformation: optax.GradientTransformationExtraArgs,
+        schedule: Schedule | None,
+        keys: Sequence[str],
+        cells: Mapping[str, Cell],
+        slots: Sequence[Variable],
+        structure: Any,
+        counter: Variable,
+        *,
+        whole: bool,
+        donate_variables: bool,
+    ) -> None:
+        self.slots = slots
+        self.counter = counter
+        self._cells = list(cells.values())
+        self._donate_variables = donate_variables
+        turns = _turns(keys)
+
+        def function(
+            values: Sequence[jax.Array],
+            slots: Sequence[jax.Array],
+            gradients: Sequence[Any],
+            count: jax.Array,
+            rate: Any,
+            decay: jax.Array,
+        ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+            params = Slots(zip(cells, values, strict=True))
+            state = structure.unflatten(slots)
+            rate = rate if schedule is None else jnp.asarray(schedule(count))
+            rate_in = _rate_in(rate, decay, count)
+            for turn in turns:
+                updates = Slots(
+                    (key, _unpacked(gradients[i], params[key], cells[key], whole))
+                    for key, i in turn.items()
+                )
+                before = restrict(params, turn)
+                updates, part = transformation.update(
+                    updates, restrict(state, turn), before, learning_rate=rate_in
+                )
+                after: Any = apply_updates(before, updates)
+                params.update(
+                    (key, _constrained(after[key], cells[key])) for key in turn
+                )
+                state = merge(state, part)
+            slots = jax.tree.leaves(state)
+            return list(params.values()), slots, count + jnp.ones((), count.dtype)
+
+        self.function = function
+        # What was not taken from its variable is nobody's but ours.
+        self._compiled = jax.jit(function, donate_argnums=(0, 1))
+
+    def __call__(
+        self, gradients: Sequence[Any], rate: Any, decay: jax.Array
+    ) -> jax.Array:
+        with arrays_lock:
+            values, slots, count = self._compiled(
+                self._given_up(self._cells),
+                self._given_up(self.slots),
+                gradients,
+                self.counter._array,
+                rate,
+                decay,
+            )
+            if isinstance(count, Tracer):
+                raise TypeError(
+                    "an optimizer's variables cannot change while a function is "
+                    "traced; inside jax.jit and the like use `stateless_apply`."
+                )
+            for cell, value in zip(self._cells, values, strict=True):
+                cell._array = value
+            for slot, value in zip(self.slots, slots, strict=True):
+                slot._array = value
+            self.counter._array = count
+        return count
+
+    def _given_up(self, cells: Iterable[Cell]) -> list[jax.Array]:
+        """Their arrays, or copies of those that others may hold."""
+        if self._donate_variables:
+            return [cell._array for cell in cells]
+        arrays: list[jax.Array] = []
+        for cell in cells:
+            array = cell._array
+            arrays.append(jnp.copy(array) if cell._taken is array else array)
+        return arrays
+
+
+def _turns(keys: Sequence[str]) -> list[dict[str, int]]:
+    """From key to place, in as many parts as the most frequent key needs."""
+    turns: list[dict[str, int]] = []
+    for place, key in enumerate(keys):
+        for turn in turns:
+            if key not in turn:
+                turn[key] = place
+                break
+        else:
+            turns.append({key: place})
+    return turns
+
+
+def scale_by_rate() -> optax.GradientTransformationExtraArgs:
+    """Scales by minus the learning rate that ``update`` is given, dtype -> rate."""
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        learning_rate: Callable[[Any], jax.Array],
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del params, extra_args
+        return jax.tree.map(lambda u: -learning_rate(u.dtype) * u, updates), state
+
+    def init(params: optax.Params) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    # `learning_rate` is not optional here, as Optax' own type has it.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _rate_in(
+    rate: Any, decay: jax.Array, count: jax.Array
+) -> Callable[[Any], jax.Array]:
+    """The learning rate in a dtype, computed there as TensorFlow does."""
+
+    def rate_in(dtype: Any) -> jax.Array:
+        wide = at_least_float32(dtype)
+        divisor = 1 + jnp.asarray(decay, wide) * jnp.asarray(count, wide)
+        return (jnp.asarray(rate, wide) / divisor).astype(dtype)
+
+    return rate_in
+
+
+def _unpacked(gradient: Any, param: jax.Array, cell: Cell, whole: bool) -> Any:
+    """The gradient, row-sparse where it may be; raises if it does not fit."""
+    if isinstance(gradient, BCOO):
+        try:
+            gradient = RowSparse.from_bcoo(gradient)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"gradient of {cell.name}: {error}") from error
+        if cell.constraint is not None:
+            raise RuntimeError(
+                "Cannot use a constraint function on a sparse variable: the gradient "
+                f"of {cell.name} is row-sparse; pass .to_dense() of it."
+            )
+    for what in ("shape", "dtype"):
+        found, wanted = getattr(gradient, what), getattr(param, what)
+        if found != wanted:
+            raise ValueError(
+                f"the gradient of {cell.name} has {what} {found}, its variable has "
+                f"{wanted}; they must be the same."
+            )
+    return (
+        gradient.to_dense() if whole and isinstance(gradient, RowSparse) else gradient
+    )
+
+
+def _constrained(value: jax.Array, cell: Cell) -> jax.Array:
+    if cell.constraint is None:
+        return value
+    return jnp.asarray(cell.constraint(value), value.dtype).reshape(value.shape)
+
+
+def split_pairs(grads_and_vars: GradsAndVars) -> tuple[list[Any], list[Any]]:
+    """Gradients that are not None, and their variables."""
+    gradients: list[Any] = []
+    variables: list[Any] = []
+    without: list[Any] = []
+    try:
+        for pair in grads_and_vars:
+            if not isinstance(pair, tuple | list):
+                raise TypeError(f"{pair!r} is no pair.")
+            gradient, variable = pair
+            if gradient is None:
+                without.append(variable)
+            else:
+                gradients.append(packed(gradient, variable))
+                variables.append(variable)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "`grads_and_vars` must be pairs of a gradient and a variable, as "
+            f"zip(gradients, variables) gives them: {error}"
+        ) from error
+    if without:
+        names = [getattr(variable, "name", repr(variable)) for variable in without]
+        if not gradients:
+            raise ValueError(f"No gradients provided for any variable: {names}.")
+        warnings.warn(
+            f"Gradients do not exist for variables {names} when minimizing the loss.",
+            stacklevel=3,
+        )
+    return gradients, variables
+
+
+def packed(gradient: Any, variable: Any = None) -> Any:
+    """As it may enter jax.jit."""
+    if isinstance(gradient, jax.Array | np.ndarray | BCOO):
+        return gradient
+    if isinstance(gradient, RowSparse):
+        return gradient.to_bcoo()
+    if isinstance(gradient, Variable):
+        return gradient.value
+    return np.asarray(gradient, getattr(variable, "dtype", None))

@@ -1,0 +1,346 @@
+"""What an optimizer object trains: named cells that hold an array and can be given
+another, this library's own or those of other libraries."""
+
+import contextlib
+import contextvars
+import dataclasses
+import operator
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.tree_util import SequenceKey
+from jax.typing import ArrayLike, DTypeLike
+
+Constraint = Callable[[jax.Array], ArrayLike]
+
+
+@dataclasses.dataclass
+class _Substitution:
+    """What variables stand for while a loss is traced, and which were read there."""
+
+    arrays: dict[int, jax.Array]
+    read: set[int]
+
+
+# Held while variables' arrays are given up to a compiled step, and while one is taken.
+arrays_lock = threading.RLock()
+
+# One thread's tracers must not be seen by another: this is not kept in the variables.
+_substitution: contextvars.ContextVar[_Substitution | None] = contextvars.ContextVar(
+    "substitution", default=None
+)
+
+
+def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *others: function(self.value, *map(_array_of, others))
+
+
+def _reflect(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: function(_array_of(other), self.value)
+
+
+def _array_of(other: Any) -> Any:
+    return other.value if isinstance(other, Variable) else other
+
+
+class Variable:
+    """A named cell around an array, which an :class:`Optimizer` changes.
+
+    It takes part in arithmetic, indexing and ``jax.numpy`` functions as the array that
+    it holds at that time. To JAX it is a pytree of that array: a function under
+    ``jax.jit`` or ``jax.grad`` that it is passed to gets the array in its place. Pass
+    it, do not let such a function find it elsewhere: it would be a constant there.
+
+    An array that was taken from a variable stays valid when the variable changes; the
+    first step after it was taken copies it for that (see ``donate_variables`` of
+    :class:`Optimizer`).
+
+    Args:
+      initial_value: An array or number; it is copied.
+      trainable: For the user's information; an optimizer trains what it is given.
+      name: What messages and the optimizer's weights call it.
+      dtype: Its dtype; by default that of ``initial_value``.
+      constraint: A function from array to array, put on each new value that an
+        optimizer gives it (projected gradient descent).
+
+    Raises:
+      TypeError: If ``initial_value`` is a tracer or no array.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> w = aj.keras.Variable([1.0, 2.0], name="w")
+      >>> print(jnp.sum(w * 3.0), w[1])
+      9.0 2.0
+      >>> w.assign_add([1.0, 1.0])
+      <Variable 'w:0' shape=(2,) dtype=float32 value=[2. 3.]>
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_array",
+        "_constraint",
+        "_name",
+        "_taken",
+        "_trainable",
+    )
+    __array_ufunc__ = None  # NumPy arrays leave arithmetic with us to us
+
+    def __init__(
+        self,
+        initial_value: ArrayLike | Sequence[Any],
+        trainable: bool = True,
+        name: str = "Variable",
+        dtype: DTypeLike | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._name = name
+        self._trainable = trainable
+        self._constraint = constraint
+        self._taken: jax.Array | None = None  # the array that others may hold
+        self._array: jax.Array = self._stored(
+            jnp.array(_array_of(initial_value), dtype)
+        )
+
+    @property
+    def value(self) -> jax.Array:
+        """The array; inside a loss that is differentiated, what stands for it."""
+        substitution = _substitution.get()
+        if substitution is not None and id(self) in substitution.arrays:
+            substitution.read.add(id(self))
+            return substitution.arrays[id(self)]
+        with arrays_lock:
+            self._taken = self._array
+            return self._array
+
+    @property
+    def name(self) -> str:
+        """Its name as TensorFlow writes it, ``"w:0"``."""
+        return f"{self._name}:0"
+
+    @property
+    def trainable(self) -> bool:
+        """What was said when it was made."""
+        return self._trainable
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """The function that each new value goes through."""
+        return self._constraint
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The array's shape, which never changes."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The array's dtype, which never changes."""
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._array.size
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the value as a NumPy array."""
+        return np.array(self._array)
+
+    def assign(self, value: ArrayLike | Sequence[Any]) -> "Variable":
+        """Gives it another value, of its shape, converted to its dtype.
+
+        Raises:
+          TypeError: If ``value`` is a tracer or no array.
+          ValueError: If it is of another shape.
+          RuntimeError: If called by a loss while that is differentiated.
+        """
+        if _substitution.get() is not None:
+            raise RuntimeError(
+                f"{self.name} cannot be assigned to by a loss that is differentiated; "
+                "assign after `minimize`, or return what is to be assigned."
+            )
+        value = _array_of(value)
+        array = (
+            jnp.asarray(value) if isinstance(value, jax.Array) else np.asarray(value)
+        )
+        if array.shape != self.shape:
+            raise ValueError(
+                f"{self.name} is of shape {self.shape} and cannot be assigned a value "
+                f"of shape {array.shape}: Shapes {self.shape} and {array.shape} are "
+                "incompatible."
+            )
+        array = self._stored(jnp.array(array, self.dtype, copy=array is not value))
+        self._array = array
+        if array is value:
+            self._taken = array
+        return self
+
+    def assign_add(self, delta: ArrayLike | Sequence[Any]) -> "Variable":
+        """``assign(value + delta)``."""
+        return self.assign(self._array + jnp.asarray(_array_of(delta), self.dtype))
+
+    def assign_sub(self, delta: ArrayLike | Sequence[Any]) -> "Variable":
+        """``assign(value - delta)``."""
+        return self.assign(self._array - jnp.asarray(_array_of(delta), self.dtype))
+
+    def _stored(self, array: jax.Array) -> jax.Array:
+        if isinstance(array, Tracer):
+            raise TypeError(
+                f"{self.name} cannot hold {array}, a value that is known only while a "
+                "function is traced; inside jax.jit use arrays, and "
+                "`Optimizer.stateless_apply`."
+            )
+        return array
+
+    def __repr__(self) -> str:
+        return (
+            f"<Variable '{self.name}' shape={self.shape} dtype={self.dtype} "
+            f"value={np.asarray(self._array)}>"
+        )
+
+    def __jax_array__(self) -> jax.Array:
+        return self.value
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError(f"{self.name} can only be copied to a NumPy array.")
+        return np.array(self.value, dtype)
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self.value)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    __index__ = _forward(operator.index)
+    __getitem__ = _forward(operator.getitem)
+    __neg__ = _forward(operator.neg)
+    __abs__ = _forward(operator.abs)
+    __add__, __radd__ = _forward(operator.add), _reflect(operator.add)
+    __sub__, __rsub__ = _forward(operator.sub), _reflect(operator.sub)
+    __mul__, __rmul__ = _forward(operator.mul), _reflect(operator.mul)
+    __matmul__, __rmatmul__ = _forward(operator.matmul), _reflect(operator.matmul)
+    __truediv__, __rtruediv__ = _forward(operator.truediv), _reflect(operator.truediv)
+    __floordiv__ = _forward(operator.floordiv)
+    __rfloordiv__ = _reflect(operator.floordiv)
+    __mod__, __rmod__ = _forward(operator.mod), _reflect(operator.mod)
+    __pow__, __rpow__ = _forward(operator.pow), _reflect(operator.pow)
+    __lt__, __le__ = _forward(operator.lt), _forward(operator.le)
+    __gt__, __ge__ = _forward(operator.gt), _forward(operator.ge)
+    __eq__, __ne__ = _forward(operator.eq), _forward(operator.ne)
+    __hash__ = object.__hash__
+
+
+jax.tree_util.register_pytree_with_keys(
+    Variable,
+    lambda variable: (((SequenceKey(0), variable.value),), None),
+    lambda _, children: next(iter(children)),
+    lambda variable: ((variable.value,), None),
+)
+
+
+@contextlib.contextmanager
+def substituted(
+    variables: Sequence[Variable], arrays: Sequence[jax.Array]
+) -> Generator[set[int]]:
+    """Within it, in this thread, ``variables`` stand for ``arrays``.
+
+    Yields the ``id`` of each variable that has been read so far.
+    """
+    ids = map(id, variables)
+    substitution = _Substitution(dict(zip(ids, arrays, strict=True)), set())
+    token = _substitution.set(substitution)
+    try:
+        yield substitution.read
+    finally:
+        _substitution.reset(token)
+
+
+class ForeignVariable:
+    """Another library's variable, with what an optimizer needs of :class:`Variable`."""
+
+    __slots__ = ("_fresh", "_read", "_write", "constraint", "name")
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], jax.Array],
+        write: Callable[[jax.Array], None],
+        *,
+        fresh: bool = False,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.name = name
+        self.constraint = constraint
+        self._read = read
+        self._write = write
+        self._fresh = fresh  # whether each reading makes an array that no one else has
+
+    @property
+    def _array(self) -> jax.Array:
+        return self._read()
+
+    @_array.setter
+    def _array(self, array: jax.Array) -> None:
+        self._write(array)
+
+    @property
+    def _taken(self) -> jax.Array | None:
+        return None if self._fresh else self._read()
+
+
+Cell = Variable | ForeignVariable
+
+
+def as_cell(variable: Any, position: int) -> Cell:
+    """``variable`` itself, or what stands for another library's.
+
+    Known are JAX's ``Ref``, ``flax.nnx`` variables and Keras 3's, by what they can do,
+    so that none of these libraries is imported.
+
+    Raises:
+      TypeError: If it is neither.
+    """
+    if isinstance(variable, Cell):
+        return variable
+    name = getattr(variable, "path", getattr(variable, "name", None))
+    name = name if isinstance(name, str) else f"variable_{position}"
+    if isinstance(variable, jax.Ref):
+
+        def write_ref(array: jax.Array) -> None:
+            variable[...] = array
+
+        return ForeignVariable(name, lambda: variable[...], write_ref, fresh=True)
+    if hasattr(variable, "get_value") and hasattr(variable, "set_value"):  # flax.nnx
+        return ForeignVariable(name, variable.get_value, variable.set_value)
+    if hasattr(variable, "assign") and hasattr(variable, "value"):  # Keras 3
+        return ForeignVariable(
+            name,
+            lambda: jnp.asarray(variable.value),
+            variable.assign,
+            constraint=getattr(variable, "constraint", None),
+        )
+    raise TypeError(
+        f"variable {position} must be a Variable, a jax Ref, or a variable of flax.nnx "
+        f"or Keras 3, got {variable!r} of type {type(variable).__name__}; an array "
+        "cannot be changed in place: make it an adagrad_jax.keras.Variable."
+    )

@@ -1,0 +1,854 @@
+"""The Keras object: what TensorFlow 2.0 says to each call, and what may go wrong."""
+
+import functools
+import threading
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import adagrad_jax as aj
+from adagrad_jax.keras import Adagrad, Optimizer, Variable, schedules
+from tests import golden_cases as golden
+
+
+def fact(name):
+    return golden.behaviour("tf20", name)
+
+
+def wu():
+    return Variable([1.0, 2.0], name="w"), Variable([3.0], name="u")
+
+
+def stepped(**kwargs):
+    """An optimizer after one step, and its variables."""
+    w, u = wu()
+    opt = Adagrad(0.1, **kwargs)
+    opt.apply_gradients([(jnp.ones(2), w), (jnp.ones(1), u)])
+    return opt, w, u
+
+
+# Arguments
+
+
+RAISING = {
+    "negative_initial_accumulator_value": {"initial_accumulator_value": -0.1},
+    "none_initial_accumulator_value": {"initial_accumulator_value": None},
+    "negative_clipnorm": {"clipnorm": -1.0},
+    "negative_clipvalue": {"clipvalue": -1.0},
+    "negative_decay": {"decay": -0.1},
+    "negative_lr": {"lr": -0.1},
+    "unknown_keyword": {"momentum": 0.9},
+    "two_errors_at_once": {"clipnorm": -1.0, "foo": 1},
+}
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_constructor_raises_as_tensorflow(name):
+    recorded = fact(name)
+    with pytest.raises(
+        {"ValueError": ValueError, "TypeError": TypeError}[recorded["raises"]]
+    ) as error:
+        Adagrad(**RAISING[name])
+    if not name.startswith("none"):
+        assert str(error.value) == recorded["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"learning_rate": float("nan")},
+        {"learning_rate": jnp.nan},
+        {"epsilon": float("nan")},
+        {"epsilon": -0.5},
+        {"initial_accumulator_value": float("inf")},
+        {"initial_accumulator_value": float("nan")},
+        {"clipnorm": float("nan")},
+        {"decay": float("nan")},
+        {"weight_decay": float("nan")},
+        {"ema_momentum": 2.0},
+        {"gradient_accumulation_steps": 1},
+        {"ema_overwrite_frequency": 1.5},
+        {"loss_scale_factor": 0.0},
+        {"learning_rate": jnp.ones(2)},
+    ],
+)
+def test_constructor_raises_value_error(arguments):
+    with pytest.raises(ValueError):
+        Adagrad(**arguments)
+
+
+@pytest.mark.parametrize("rate", [None, "0.1", [0.1]])
+def test_learning_rate_must_be_a_number_or_function(rate):
+    with pytest.raises(TypeError, match="learning_rate"):
+        Adagrad(rate)
+
+
+CONFIGS = {
+    "defaults": lambda: Adagrad(),
+    "positional_arguments": lambda: Adagrad(0.5, 0.2, 0.01, "mine"),
+    "get_config_all": lambda: Adagrad(0.5, decay=0.1, clipnorm=1.0, clipvalue=2.0),
+    "get_config_lr": lambda: Adagrad(lr=0.25),
+    "get_config_callable": lambda: Adagrad(lambda: 0.3),
+    "negative_learning_rate": lambda: Adagrad(learning_rate=-0.1),
+    "from_config_roundtrip": lambda: Adagrad.from_config(
+        Adagrad(0.5, 0.2, 0.01, decay=0.1, clipnorm=1.0).get_config()
+    ),
+    "from_config_without_initial_accumulator_value": lambda: Adagrad.from_config(
+        {"learning_rate": 0.5}
+    ),
+    "from_config_lr_and_learning_rate": lambda: Adagrad.from_config(
+        {"lr": 0.5, "learning_rate": 0.25}
+    ),
+    "from_config_empty": lambda: Adagrad.from_config({}),
+    "from_config_schedule": lambda: Adagrad.from_config(
+        Adagrad(schedules.ExponentialDecay(0.1, 10, 0.5)).get_config()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_get_config_is_tensorflows(name):
+    config = CONFIGS[name]().get_config()
+    assert config == fact(name)["result"]
+    assert list(config) == list(fact(name)["result"])
+
+
+def test_config_after_a_step_holds_float32_numbers():
+    w, _ = wu()
+    opt = Adagrad(0.1, decay=0.3)
+    opt.apply_gradients([(jnp.ones(2), w)])
+    assert opt.get_config() == fact("get_config_after_step")["result"]
+
+
+def test_epsilon_none_and_zero_mean_the_default():
+    assert Adagrad(epsilon=None).epsilon == Adagrad(epsilon=0.0).epsilon == 1e-7
+
+
+def test_name_none():
+    assert Adagrad(name=None).name == fact("name_none")["result"]
+
+
+def test_from_config_changes_no_dictionary_and_takes_lr():
+    config = {"lr": 0.5}
+    opt = Adagrad.from_config(config)
+    assert opt.get_config() == fact("from_config_lr")["result"]["get_config"]
+    assert config == {"lr": 0.5}
+
+
+def test_from_config_raises_for_unknown():
+    with pytest.raises(TypeError, match="^Unexpected keyword argument .*: foo$"):
+        Adagrad.from_config({"foo": 1})
+    with pytest.raises(ValueError, match="Unknown learning rate schedule: 'Mine'"):
+        Adagrad.from_config({"learning_rate": {"class_name": "Mine", "config": {}}})
+
+
+def test_from_config_custom_objects():
+    def warmup(count):
+        return 0.1 * jnp.minimum(count, 5)
+
+    config = Adagrad(warmup).get_config()
+    assert config["learning_rate"] == "warmup"
+    assert Adagrad.from_config(config, {"warmup": warmup}).learning_rate is warmup
+    with pytest.raises(TypeError, match="learning_rate"):
+        Adagrad.from_config(config)
+    adam = optax.scale_by_adam()
+    config = Optimizer(adam, 0.1, weight_decay=0.5).get_config()
+    other = Optimizer.from_config(config, {"transformation": adam})
+    assert other.get_config() == config
+
+
+def test_keras3_arguments_travel_in_the_config():
+    config = Adagrad(0.1, weight_decay=0.2, use_ema=True).get_config()
+    assert config["weight_decay"] == 0.2
+    assert Adagrad.from_config(config).get_config() == config
+
+
+# Hyperparameters
+
+
+def rates(opt, steps, before=lambda t: None):
+    """The learning rate of each step, seen from outside."""
+    found = []
+    for t in range(steps):
+        before(t)
+        w = Variable(jnp.zeros(1), name=f"w{t}")
+        opt.apply_gradients([(jnp.ones(1), w)])
+        found.append(-float(w.numpy()[0]) * float(np.sqrt(1.1)))
+    return found
+
+
+def test_assigned_learning_rate_takes_effect_without_compiling_again():
+    opt, w, u = stepped(decay=0.0)
+    (step,) = opt._steps.values()
+    for rate in (0.5, 0.25):
+        opt.learning_rate = rate
+        before, accumulator = w.numpy(), opt.get_slot(w, "accumulator").numpy()
+        opt.apply_gradients([(jnp.ones(2), w), (jnp.ones(1), u)])
+        moved = (before - w.numpy()) * np.sqrt(accumulator + 1)
+        np.testing.assert_allclose(moved, [rate, rate], rtol=1e-5)
+    assert float(opt.lr) == 0.25
+    assert list(opt._steps.values()) == [step]
+    assert step._compiled._cache_size() == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    ("rate", "wanted"),
+    [
+        (schedules.PiecewiseConstantDecay([1], [0.5, 0.25]), [0.5, 0.5, 0.25]),
+        (optax.exponential_decay(0.5, 1, 0.5), [0.5, 0.25, 0.125]),
+        (lambda count: 0.5 / (1 + count), [0.5, 0.25, 0.5 / 3]),
+        (functools.partial(next, iter([0.1, 0.2, 0.3])), [0.1, 0.2, 0.3]),
+        (np.float64(0.5), [0.5] * 3),
+        (1, [1.0] * 3),
+    ],
+)
+def test_kinds_of_learning_rates(rate, wanted):
+    np.testing.assert_allclose(rates(Adagrad(rate), 3), wanted, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_schedule_may_be_assigned_and_replaced():
+    opt = Adagrad(0.5)
+    assert rates(opt, 1) == pytest.approx([0.5], rel=1e-5)
+    opt.learning_rate = lambda count: 0.1 * count
+    assert rates(opt, 1) == pytest.approx([0.1], rel=1e-5)
+    opt.learning_rate = 0.3
+    assert rates(opt, 1) == pytest.approx([0.3], rel=1e-5)
+
+
+def test_a_function_is_called_once_a_step():
+    calls = []
+    opt = Adagrad(lambda: calls.append(1) or 0.1)
+    w, u = wu()
+    opt.apply_gradients([(jnp.ones(2), w), (jnp.ones(1), u)])
+    assert calls == [1]
+
+
+def test_decay_set_counts():
+    opt = Adagrad(1.0, decay=0.1)
+    rates(opt, 1)
+    opt.decay = 0.5
+    wanted = fact("decay_set_when_positive")["result"]
+    assert rates(opt, 1) == pytest.approx([wanted], rel=1e-5)
+    with pytest.raises(ValueError, match="decay"):
+        opt.decay = float("nan")
+
+
+def test_iterations_assign():
+    opt = Adagrad(1.0, decay=0.1)
+    opt.iterations.assign(10)
+    assert rates(opt, 1) == pytest.approx(
+        [fact("iterations_assign")["result"]], rel=1e-5
+    )
+
+
+def test_iterations_set():
+    opt, w = Adagrad(0.1, decay=0.5), Variable([1.0, 2.0], name="w")
+    opt.iterations = Variable(5, name="mine")
+    opt.apply_gradients([(jnp.array([1.0, -2.0]), w)])
+    wanted = fact("iterations_set_early")["result"]
+    assert int(opt.iterations) == wanted["iterations"]
+    assert [weight.name for weight in opt.weights] == wanted["weights"]
+    np.testing.assert_allclose(w.numpy(), wanted["value"], rtol=1e-6)
+    with pytest.raises(RuntimeError, match="Cannot set `iterations`"):
+        opt.iterations = Variable(5)
+
+
+def test_epsilon_set():
+    w, opt = Variable([1.0, 2.0], name="w"), Adagrad(0.1)
+    opt.epsilon = 1.0
+    opt.apply_gradients([(jnp.array([1.0, -2.0]), w)])
+    np.testing.assert_allclose(w.numpy(), fact("epsilon_set")["result"], rtol=1e-6)
+
+
+def test_learning_rate_of_the_transformation():
+    opt = Optimizer(optax.sgd(0.5))
+    w, _ = wu()
+    opt.apply_gradients([(jnp.ones(2), w)])
+    np.testing.assert_array_equal(w.numpy(), [0.5, 1.5])
+    with pytest.raises(AttributeError, match="no learning rate of its own"):
+        opt.learning_rate = 0.1
+    assert "learning_rate" not in opt.get_config()
+
+
+# Weights
+
+
+def test_weights_before_and_after():
+    opt = Adagrad(0.1, decay=0.2)
+    assert (
+        opt.weights
+        == opt.variables()
+        == opt.get_weights()
+        == opt.get_slot_names()
+        == []
+    )
+    shapes = {"kernel": (2, 3), "bias": (3,), "scale": ()}
+    variables = [Variable(jnp.ones(s), name=n) for n, s in shapes.items()]
+    opt.apply_gradients([(jnp.ones(v.shape), v) for v in variables])
+    wanted = fact("weights_order")["result"]
+    assert [w.name for w in opt.weights] == wanted["names"]
+    assert [list(w.shape) for w in opt.weights] == wanted["shapes"]
+    for found, value in zip(opt.get_weights(), wanted["get_weights"], strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-6)
+    late = Variable([0.0], name="late")
+    opt.apply_gradients([(jnp.ones(1), late), (jnp.ones(3), variables[1])])
+    assert [w.name for w in opt.weights] == fact("weights_order_late_variable")[
+        "result"
+    ]
+    opt = Adagrad()
+    assert opt.iterations.name == fact("weights_after_iterations")["result"][0]
+
+
+def test_slots():
+    opt, w, u = stepped()
+    slot = opt.get_slot(w, "accumulator")
+    assert [slot.name, slot.dtype.name, slot.trainable, list(slot.shape)] == fact(
+        "slot_dtype_name_trainable"
+    )["result"]
+    with pytest.raises(
+        KeyError, match=r"no slot 'momentum' of w:0; it has accumulator"
+    ):
+        opt.get_slot(w, "momentum")
+    with pytest.raises(KeyError, match=r"of w:0; it has none"):
+        opt.get_slot(wu()[0], "accumulator")  # a variable of another optimizer
+    added = opt.add_slot(u, "momentum", "ones")
+    assert added is opt.add_slot(u, "momentum") is opt.get_slot(u, "momentum")
+    assert added.name == "Adagrad/u/momentum:0" and added.numpy() == [1.0]
+    assert opt.weights[-1] is added
+    assert opt.get_slot_names() == ["accumulator", "momentum"]
+    extra = opt.add_weight(
+        "extra", (2,), initializer=lambda shape, dtype: jnp.full(shape, 3, dtype)
+    )
+    assert opt.weights[-1] is extra and list(extra.numpy()) == [3, 3]
+    with pytest.raises(ValueError, match="Unknown initializer: glorot"):
+        opt.add_weight("extra", (2,), initializer="glorot")
+    opt.apply_gradients([(jnp.ones(2), w)])  # goes on
+
+
+def test_slots_of_two_variables_of_one_name():
+    opt, a, b = Adagrad(), Variable([1.0], name="w"), Variable([2.0, 3.0], name="w")
+    opt.apply_gradients([(jnp.ones(1), a), (jnp.ones(2), b)])
+    assert [w.name for w in opt.weights] == fact("same_variable_name_twice")["result"]
+    assert opt.get_slot(a, "accumulator").shape == (1,)
+    assert opt.get_slot(b, "accumulator").shape == (2,)
+
+
+def one():
+    opt, w = Adagrad(0.1), Variable([1.0, 2.0], name="w")
+    opt.apply_gradients([(jnp.ones(2), w)])
+    return opt
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        ([np.array(1), np.ones(2), np.ones(2)], "length 3, but .* expecting 2 weights"),
+        ([], "length 0, but .* expecting 2 weights"),
+        (
+            [np.array(1), np.ones(3)],
+            r"shape \(2,\) not compatible .* \(3,\): Adagrad/w/accumulator",
+        ),
+    ],
+)
+def test_set_weights_raises_and_changes_nothing(weights, match):
+    opt = one()
+    before = opt.get_weights()
+    with pytest.raises(ValueError, match=match):
+        opt.set_weights(weights)
+    chex.assert_trees_all_equal(opt.get_weights(), before)
+
+
+def test_set_weights_before_build():
+    Adagrad().set_weights([])
+    with pytest.raises(ValueError, match="expecting 0 weights. Call `build"):
+        Adagrad().set_weights([np.array(1), np.ones(2)])
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("set_weights_without_iterations", [np.array([5.0, 6.0])]),
+        ("set_weights_with_iterations", [np.array(7), np.array([5.0, 6.0])]),
+        ("set_weights_float64_values", [np.array(7.9), np.array([5.0, 6.0])]),
+    ],
+)
+def test_set_weights(name, weights):
+    opt = one()
+    opt.set_weights(weights)
+    for found, wanted in zip(opt.get_weights(), fact(name)["result"], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"clipnorm": 0.5, "decay": 0.1}])
+def test_continues_bit_for_bit_after_config_and_weights(kwargs):
+    rng = np.random.default_rng(0)
+    w = Variable(rng.normal(size=(3, 2)), name="w")
+    opt = Adagrad(0.3, **kwargs)
+    targets = rng.normal(size=(8, 3, 2)).astype(np.float32)
+
+    def step(opt, w, t):
+        opt.minimize(lambda: jnp.sum((w - targets[t]) ** 2), [w])
+
+    for t in range(4):
+        step(opt, w, t)
+    other_w = Variable(w.numpy(), name="w")
+    other = Adagrad.from_config(opt.get_config())
+    other.build([other_w])
+    other.set_weights(opt.get_weights())
+    for t in range(4, 8):
+        step(opt, w, t)
+        step(other, other_w, t)
+    np.testing.assert_array_equal(w.numpy(), other_w.numpy())
+    chex.assert_trees_all_equal(opt.get_weights(), other.get_weights())
+
+
+# Steps
+
+
+def test_apply_gradients_of_nothing():
+    opt = Adagrad()
+    assert opt.apply_gradients([]) == fact("apply_gradients_empty")["result"][1]
+    w, u = wu()
+    with pytest.raises(ValueError, match="No gradients provided") as error:
+        opt.apply_gradients([(None, w), (None, u)])
+    assert str(error.value) == fact("apply_gradients_all_none")["message"]
+    assert int(opt.iterations) == 1
+
+
+def test_gradient_none_warns_and_leaves_the_variable():
+    opt, (w, u) = Adagrad(), wu()
+    with pytest.warns(UserWarning, match=r"do not exist for variables \['u:0'\]"):
+        opt.apply_gradients([(jnp.ones(2), w), (None, u)])
+    assert u.numpy() == [3.0]
+    assert len(opt.weights) == 2
+
+
+@pytest.mark.parametrize("g", [[1.0, 1.0], np.ones(2, np.float32), (1, 1)])
+def test_gradients_that_are_no_jax_arrays(g):
+    w, _ = wu()
+    Adagrad(0.1).apply_gradients(zip([g], [w], strict=True), name="x")
+    np.testing.assert_allclose(w.numpy(), fact("gradient_list")["result"], rtol=1e-6)
+
+
+MALFORMED = {
+    "not pairs": (lambda w: [w], TypeError, "must be pairs"),
+    "three": (lambda w: [(1.0, w, w)], TypeError, "must be pairs"),
+    "no iterable": (lambda w: 3, TypeError, "must be pairs"),
+    "array": (lambda w: [(jnp.ones(2), jnp.ones(2))], TypeError, "must be a Variable"),
+    "swapped": (lambda w: [(w, jnp.ones(2))], TypeError, "must be a Variable"),
+    "shape": (lambda w: [(jnp.ones(3), w)], ValueError, r"of w:0 has shape \(3,\)"),
+    "broadcast": (lambda w: [(jnp.ones(1), w)], ValueError, r"of w:0 has shape \(1,\)"),
+    "scalar": (lambda w: [(jnp.ones(()), w)], ValueError, r"of w:0 has shape \(\)"),
+    "dtype": (
+        lambda w: [(jnp.ones(2, jnp.bfloat16), w)],
+        ValueError,
+        "of w:0 has dtype bfloat16",
+    ),
+    "integers": (lambda w: [(jnp.ones(2, int), w)], ValueError, "w:0 has dtype int32"),
+    "rows": (
+        lambda w: [(aj.RowSparse([0], jnp.ones((1, 3)), (2, 3)), w)],
+        ValueError,
+        r"of w:0 has shape \(2, 3\)",
+    ),
+    "integer variable": (
+        lambda w: [(jnp.ones(2, int), Variable([1, 2], name="i"))],
+        TypeError,
+        "i:0 must have floating-point numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("new", [True, False])
+def test_after_an_error_all_is_as_before(name, new):
+    pairs, error, match = MALFORMED[name]
+    opt, w, u = stepped()
+    other = Variable([1.0, 1.0], name="other")
+    state = w.numpy(), u.numpy(), opt.get_weights()
+    pairs = pairs(w)
+    if new and isinstance(pairs, list):
+        pairs = [(jnp.ones(2), other), *pairs]
+    with pytest.raises(error, match=match):
+        opt.apply_gradients(pairs)
+    chex.assert_trees_all_equal((w.numpy(), u.numpy(), opt.get_weights()), state)
+    assert list(other.numpy()) == [1, 1]
+    opt.apply_gradients([(jnp.ones(2), w)])
+    assert int(opt.iterations) == 2
+
+
+def test_an_error_in_the_transformation_changes_nothing():
+    def fail(updates, state, params=None):
+        raise RuntimeError("no")
+
+    opt = Optimizer(optax.GradientTransformation(optax.scale_by_adam().init, fail), 0.1)
+    w, _ = wu()
+    with pytest.raises(RuntimeError, match="no"):
+        opt.apply_gradients([(jnp.ones(2), w)])
+    assert opt.weights == [] and list(w.numpy()) == [1, 2]
+
+
+def test_inside_jit_it_says_what_to_do():
+    opt, (w, _) = Adagrad(), wu()
+
+    @jax.jit
+    def step(g):
+        opt.apply_gradients([(g, w)])
+
+    with pytest.raises(TypeError, match="stateless_apply"):
+        step(jnp.ones(2))
+    assert list(w.numpy()) == [1, 2] and opt.weights == []
+
+
+def test_non_finite_gradients_stay_in_their_place():
+    w, opt = Variable([1.0, 2.0], name="w"), Adagrad(0.1)
+    opt.apply_gradients([(jnp.array([jnp.nan, 1.0]), w)])
+    wanted = fact("nan_gradient")["result"]
+    np.testing.assert_allclose(
+        w.numpy(), np.array(wanted["variable"], float), rtol=1e-6
+    )
+
+
+def test_row_sparse_gradients():
+    table = Variable(jnp.ones((4, 2)), name="table")
+    opt = Adagrad(0.1)
+    gradient = aj.RowSparse([1, 1], jnp.ones((2, 2)), (4, 2))
+    opt.apply_gradients([(gradient, table)])
+    value, accumulator = fact("sparse_duplicates_summed_first")["result"]
+    np.testing.assert_allclose(table.numpy(), value, rtol=1e-6)
+    np.testing.assert_allclose(
+        opt.get_slot(table, "accumulator").numpy(), accumulator, rtol=1e-6
+    )
+    opt.apply_gradients([(gradient.to_bcoo(), table)])
+    assert list(table.numpy()[0]) == [1, 1] and table.numpy()[1, 0] < 0.9
+
+
+def test_row_sparse_with_a_constraint_raises():
+    table = Variable(jnp.ones((4, 2)), name="table", constraint=jnp.abs)
+    gradient = aj.RowSparse([1], jnp.ones((1, 2)), (4, 2))
+    with pytest.raises(RuntimeError, match="constraint function on a sparse variable"):
+        Adagrad().apply_gradients([(gradient, table)])
+
+
+def test_row_sparse_gradients_where_steps_change_whole_tables():
+    results = []
+    for dense in (True, False):
+        table = Variable(jnp.ones((4, 2)), name="table")
+        opt = Adagrad(0.1, weight_decay=0.5, use_ema=True, ema_overwrite_frequency=2)
+        for _ in range(3):
+            gradient = aj.RowSparse([1, 1], jnp.ones((2, 2)), (4, 2))
+            opt.apply_gradients([(gradient.to_dense() if dense else gradient, table)])
+        results.append((table.numpy(), opt.get_weights()))
+    chex.assert_trees_all_close(*results, rtol=1e-6)
+
+
+# minimize
+
+
+def test_minimize_a_table_touches_its_rows_only():
+    table = Variable(jnp.ones((1000, 2)), name="table")
+    bias = Variable(jnp.zeros(2), name="bias")
+    ids = jnp.array([3, 7, 3])
+    opt = Adagrad(0.1)
+    loss = lambda: jnp.sum((table[ids] + bias[None]) ** 2)  # noqa: E731
+    gradients = opt.get_gradients(loss, [table, bias])
+    assert isinstance(gradients[0], aj.RowSparse)
+    opt.minimize(loss, [table, bias])
+    changed = np.flatnonzero((table.numpy() != 1).any(1))
+    assert list(changed) == [3, 7]
+    dense = Variable(jnp.ones((1000, 2)), name="table")
+    other = Variable(jnp.zeros(2), name="bias")
+    grads = jax.grad(lambda t, b: jnp.sum((t[ids] + b[None]) ** 2), (0, 1))(
+        dense.value, other.value
+    )
+    Adagrad(0.1).apply_gradients(zip(grads, [dense, other], strict=True))
+    np.testing.assert_allclose(table.numpy(), dense.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(bias.numpy(), other.numpy(), rtol=1e-6)
+
+
+def test_minimize_kinds_of_losses():
+    w = Variable([1.0, 2.0], name="w")
+    opt = Adagrad(0.1)
+    assert opt.minimize(lambda: w * w, [w], grad_loss=[10.0, 100.0], name="x") == 1
+    wanted = fact("minimize_grad_loss")["result"]
+    np.testing.assert_allclose(
+        opt.get_slot(w, "accumulator").numpy(), wanted, rtol=1e-5
+    )
+    w, opt = Variable([1.0, 2.0], name="w"), Adagrad(0.1)
+    opt.minimize(lambda: w * w, w)
+    wanted = fact("minimize_vector_loss")["result"]
+    np.testing.assert_allclose(
+        opt.get_slot(w, "accumulator").numpy(), wanted, rtol=1e-6
+    )
+
+
+def test_minimize_var_list_that_the_loss_makes():
+    made = []
+
+    def loss():
+        if not made:
+            made.append(Variable([1.0], name="late"))
+        return jnp.sum(made[0] ** 2)
+
+    Adagrad(0.1).minimize(loss, lambda: tuple(made))
+    assert made[0].numpy() < 1
+
+
+def test_minimize_without_gradients():
+    a, b = Variable([1.0, 2.0], name="a"), Variable([3.0], name="b")
+    opt = Adagrad(0.1)
+    with pytest.raises(
+        ValueError, match="No gradients provided for any variable: .'a:0'"
+    ):
+        opt.minimize(lambda: jnp.array(1.0), [a])
+    with pytest.warns(UserWarning, match="b:0"):
+        opt.minimize(lambda: jnp.sum(a * a), [a, b])
+    wanted = fact("minimize_some_without_gradient")["result"]
+    np.testing.assert_allclose(a.numpy(), wanted["a"], rtol=1e-6)
+    assert [weight.name for weight in opt.weights] == wanted["weights"]
+    with pytest.warns(UserWarning, match="b:0"):
+        Adagrad(0.1, clipnorm=1.0).minimize(lambda: jnp.sum(a * a), [a, b])
+    integers = Variable([1, 2], name="i")
+    with pytest.raises(ValueError, match="No gradients .*'i:0'"):
+        opt.minimize(lambda: jnp.sum(integers * integers), [integers])
+    complex_ = Variable([1j], name="z")
+    with pytest.raises(ValueError, match="Invalid type complex64 for z:0"):
+        opt.minimize(lambda: jnp.sum(jnp.abs(complex_ * complex_)), [complex_])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda o, w: o.minimize(jnp.array(1.0), [w]),
+            TypeError,
+            "object is not callable",
+        ),
+        (
+            lambda o, w: o.minimize(lambda: 1.0, [jnp.ones(2)]),
+            ValueError,
+            "Variable objects",
+        ),
+        (
+            lambda o, w: o.get_gradients(jnp.array(1.0), [w]),
+            ValueError,
+            "`None` for gradient",
+        ),
+        (lambda o, w: o.get_gradients(lambda: 1.0, [w]), ValueError, "w:0 has `None`"),
+        (lambda o, w: o.get_updates(lambda: 1.0, [w]), ValueError, "w:0 has `None`"),
+        (
+            lambda o, w: o.minimize(lambda: w.assign([1.0, 1.0]), [w]),
+            RuntimeError,
+            "w:0 cannot be assigned to by a loss",
+        ),
+    ],
+)
+def test_minimize_bad_input(call, error, match):
+    opt, w, _ = stepped()
+    state = w.numpy(), opt.get_weights()
+    with pytest.raises(error, match=match):
+        call(opt, w)
+    chex.assert_trees_all_equal((w.numpy(), opt.get_weights()), state)
+
+
+def test_loss_scale():
+    w, plain = Variable([1.0], name="w"), Variable([1.0], name="w")
+    opt = Adagrad(0.1, loss_scale_factor=1024.0)
+    seen = []
+
+    def loss():
+        seen.append(w)
+        return jnp.sum(w**2)
+
+    opt.minimize(loss, [w])
+    Adagrad(0.1).minimize(lambda: jnp.sum(plain**2), [plain])
+    np.testing.assert_allclose(w.numpy(), plain.numpy(), rtol=1e-6)
+    assert opt.scale_loss(2.0) == 2048.0
+    assert Adagrad().scale_loss(2.0) == 2.0
+
+
+def test_clipping_of_the_base_class_is_in_apply_gradients():
+    w = Variable([1.0, 2.0], name="w")
+    opt = Optimizer(optax.identity(), 1.0, clipnorm=1.0)
+    opt.apply_gradients([(jnp.array([3.0, 4.0]), w)])
+    np.testing.assert_allclose(w.numpy(), [0.4, 1.2], rtol=1e-6)
+
+
+# Arrays that users hold
+
+
+def test_an_array_that_was_taken_stays_valid():
+    opt, w, _ = stepped()
+    kept, slot = w.value, opt.get_slot(w, "accumulator").value
+    as_numpy = w.numpy()
+    opt.apply_gradients([(jnp.ones(2), w)])
+    np.testing.assert_array_equal(kept, as_numpy)
+    assert float(slot[0]) == pytest.approx(1.1)
+    assert not np.array_equal(w.numpy(), as_numpy)
+
+
+def test_what_nobody_holds_is_changed_in_place():
+    opt, w, _ = stepped()
+    inside = w._array
+    opt.apply_gradients([(jnp.ones(2), w)])
+    assert inside.is_deleted()
+
+
+def test_donate_variables():
+    opt, w, _ = stepped(donate_variables=True)
+    kept = w.value
+    opt.apply_gradients([(jnp.ones(2), w)])
+    with pytest.raises(RuntimeError, match="deleted|donated"):
+        print(kept)
+
+
+def test_variables_that_share_an_array():
+    a = Variable([1.0], name="a")
+    b = Variable([2.0], name="b")
+    b.assign(a.value)
+    opt = Adagrad(0.1)
+    for _ in range(2):
+        opt.apply_gradients([(jnp.ones(1), a), (jnp.ones(1), b)])
+    np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+# The rest
+
+
+def test_stateless_apply_is_the_same_step():
+    opt, w, u = stepped(decay=0.1)
+    variables, weights = [w.value, u.value], [x.value for x in opt.weights]
+    grads = [jnp.array([1.0, -2.0]), None]
+
+    @jax.jit
+    def step(weights, variables):
+        return opt.stateless_apply(weights, grads, variables)
+
+    new, new_weights = step(weights, variables)
+    with pytest.warns(UserWarning):
+        opt.apply_gradients(zip(grads, [w, u], strict=True))
+    np.testing.assert_allclose(new[0], w.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(new[1], u.numpy())
+    for found, wanted in zip(new_weights, opt.get_weights(), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    other, _ = opt.stateless_apply(weights, grads, variables, learning_rate=0.0)
+    np.testing.assert_array_equal(other[0], variables[0])
+
+
+def test_stateless_apply_bad_input():
+    opt, w, u = stepped()
+    weights = [x.value for x in opt.weights]
+    with pytest.raises(ValueError, match="`grads` has 1 entries, .* built for 2"):
+        opt.stateless_apply(weights, [jnp.ones(2)], [w.value, u.value])
+    with pytest.raises(ValueError, match="`optimizer_variables` has 2"):
+        opt.stateless_apply(weights[1:], [jnp.ones(2), None], [w.value, u.value])
+    with pytest.raises(ValueError, match="No gradients"):
+        opt.stateless_apply(weights, [None, None], [w.value, u.value])
+    with pytest.raises(ValueError, match="call `build"):
+        Adagrad().stateless_apply([], [jnp.ones(2)], [w.value])
+
+
+def test_exclude_from_weight_decay():
+    w, bias = Variable([1.0], name="w"), Variable([1.0], name="bias")
+    for how in ({"var_list": [bias]}, {"var_names": ["bi.s"]}):
+        w.assign([1.0])
+        opt = Adagrad(0.1, weight_decay=0.5)
+        opt.exclude_from_weight_decay(**how)
+        opt.apply_gradients([(jnp.zeros(1), w), (jnp.zeros(1), bias)])
+        assert w.numpy() == pytest.approx(0.95) and bias.numpy() == 1.0
+
+
+def test_late_variables_with_averages_raise():
+    opt, (w, u) = Adagrad(use_ema=True), wu()
+    opt.apply_gradients([(jnp.ones(2), w)])
+    with pytest.raises(ValueError, match="u came after the first step"):
+        opt.apply_gradients([(jnp.ones(1), u)])
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("late", [True, False])
+def test_any_optax_transformation(late):
+    """Also variables that come late, and chains that look at all of them."""
+    transformation = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.masked(optax.scale_by_adam(), lambda p: True)
+        if not late
+        else optax.scale_by_adam(),
+    )
+    w, u = wu()
+    opt = Optimizer(transformation, 0.1)
+    grads = [jnp.array([3.0, 0.0]), jnp.array([4.0])]
+    if late:
+        opt.apply_gradients([(jnp.ones(2), Variable([1.0, 1.0], name="first"))])
+    opt.apply_gradients(zip(grads, [w, u], strict=True))
+    params = {"w": jnp.array([1.0, 2.0]), "u": jnp.array([3.0])}
+    grads = dict(zip(params, grads, strict=True))
+    reference = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+    state = reference.init(params)
+    if late:  # its count had gone on
+        state = optax.tree.set(state, count=jnp.array(1))
+    updates, _ = reference.update(grads, state)
+    np.testing.assert_allclose(w.numpy(), params["w"] - 0.1 * updates["w"], rtol=1e-6)
+    np.testing.assert_allclose(u.numpy(), params["u"] - 0.1 * updates["u"], rtol=1e-6)
+
+
+def test_two_threads_do_not_corrupt_it():
+    w = Variable(np.zeros(64), name="w")
+    opt = Adagrad(0.01)
+    errors = []
+
+    def work():
+        try:
+            for _ in range(30):
+                opt.minimize(lambda: jnp.sum((w - 1.0) ** 2), [w])
+                _ = w + 1.0
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert int(opt.iterations) == 60
+    alone = Variable(np.zeros(64), name="w")
+    opt = Adagrad(0.01)
+    for _ in range(60):
+        opt.minimize(lambda: jnp.sum((alone - 1.0) ** 2), [alone])
+    np.testing.assert_array_equal(w.numpy(), alone.numpy())
+
+
+# Other libraries' variables
+
+
+def test_refs():
+    ref = jax.new_ref(jnp.array([1.0, 2.0]))
+    opt = Adagrad(0.1)
+    for _ in range(2):
+        opt.apply_gradients([(jnp.ones(2), ref)])
+    plain = Variable([1.0, 2.0], name="w")
+    opt = Adagrad(0.1)
+    for _ in range(2):
+        opt.apply_gradients([(jnp.ones(2), plain)])
+    np.testing.assert_array_equal(ref[...], plain.numpy())
+
+
+def test_flax_nnx_params():
+    nnx = pytest.importorskip("flax.nnx")
+    param = nnx.Param(jnp.array([1.0, 2.0]))
+    kept = param[...]
+    opt = Adagrad(0.1)
+    for _ in range(2):
+        opt.apply_gradients([(jnp.ones(2), param)])
+    plain = Variable([1.0, 2.0], name="w")
+    opt = Adagrad(0.1)
+    for _ in range(2):
+        opt.apply_gradients([(jnp.ones(2), plain)])
+    np.testing.assert_array_equal(param[...], plain.numpy())
+    assert list(kept) == [1, 2]
