@@ -12,7 +12,8 @@ from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._keras3 import is_set
 from adagrad_jax._row_sparse import RowSparse
-from adagrad_jax.keras._optimizer import LearningRate, Optimizer
+from adagrad_jax.keras._hyperparameters import LearningRate, serialized
+from adagrad_jax.keras._optimizer import Optimizer
 
 
 class Adagrad(Optimizer):
@@ -107,8 +108,8 @@ class Adagrad(Optimizer):
         """
         return {
             **super().get_config(),
-            "initial_accumulator_value": self._initial_accumulator_value,
-            "epsilon": self._epsilon,
+            "initial_accumulator_value": serialized(self._initial_accumulator_value),
+            "epsilon": serialized(self._epsilon),
         }
 
     @classmethod

@@ -69,7 +69,8 @@ def serialized(value: Any) -> Any:
         return getattr(value, "__name__", type(value).__name__)
     if callable(value):
         value = value()
-    return float(value) if isinstance(value, Variable | jax.Array) else value
+    is_array = isinstance(value, Variable | jax.Array | np.ndarray | np.floating)
+    return float(value) if is_array else value
 
 
 def initial_value(

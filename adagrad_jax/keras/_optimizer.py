@@ -78,11 +78,11 @@ class Optimizer:
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp, optax
       >>> w = aj.keras.Variable([1.0, 2.0], name="w")
-      >>> adam = aj.keras.Optimizer(optax.scale_by_adam(), learning_rate=0.1)
-      >>> adam.minimize(lambda: jnp.sum(w * w), [w])
+      >>> opt = aj.keras.Optimizer(optax.trace(decay=0.9), learning_rate=0.1)
+      >>> opt.minimize(lambda: jnp.sum(w * w), [w])
       Array(1, dtype=int32)
-      >>> w, adam.get_slot_names()
-      (<Variable 'w:0' shape=(2,) dtype=float32 value=[0.9 1.9]>, ['mu', 'nu'])
+      >>> w, opt.get_slot_names()
+      (<Variable 'w:0' shape=(2,) dtype=float32 value=[0.8 1.6]>, ['trace'])
     """
 
     # Whether clipping happens where gradients are computed, as in TensorFlow 2.0, and
@@ -531,7 +531,7 @@ class Optimizer:
         there are name and arguments. ``transformation`` is not in it.
         """
         config: dict[str, Any] = {"name": self._name}
-        config.update({k: v for k, v in self._given_options.items() if v is not None})
+        config.update({k: serialized(v) for k, v in self._given_options.items()})
         if self._learning_rate is not None:
             config["learning_rate"] = serialized(self._learning_rate)
         config["decay"] = serialized(self._decay)
@@ -576,6 +576,7 @@ class Optimizer:
           TypeError: If the configuration has something that JSON cannot hold.
         """
         with self._lock:
+            self._counter(f"{self._name}/iter")
             _saving.write(
                 path, self.get_config(), list(self._built.trained), self._arrays()
             )

@@ -69,7 +69,7 @@ def write(
 def read(path: str | os.PathLike[str]) -> Saved:
     """What :func:`write` wrote."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive[_HEADER].tobytes())
             arrays = {
                 entry["name"]: archive[str(i)]

@@ -37,3 +37,10 @@ def standard_promotion():
         jax.numpy_rank_promotion("allow"),
     ):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _keras_examples(request):
+    """Keras promotes dtypes as it likes, also in the examples of docstrings."""
+    if request.node.name.startswith("adagrad_jax.keras3."):
+        request.getfixturevalue("standard_promotion")
