@@ -12,8 +12,9 @@ own.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -23,9 +24,9 @@ from jax.extend import core
 
 from adagrad_jax._row_sparse import row_or_none
 
-# Functions whose equations may as well stand in their place. Not custom_jvp_call and
+# Functions that are no more than their equations. Not custom_jvp_call and
 # custom_vjp_call, whose own derivative must be used.
-_INLINE = {"jit", "pjit", "closed_call", "core_call"}
+_CALLS = {"jit", "pjit", "closed_call", "core_call"}
 _REMAT = {"remat", "remat2", "checkpoint"}
 _SAME_ROWS = {"convert_element_type", "copy", "sharding_constraint"}
 
@@ -109,7 +110,7 @@ def find_uses(jaxpr: core.Jaxpr, tables: Sequence[int | None]) -> Uses:
         elif len(present) == 1 and numbers[0] is not None and _reads_rows(eqn):
             found.of[position] = "read"
             found.reads.append(_read(eqn, numbers[0]))
-        elif name in _INLINE | _REMAT | {"scan"}:
+        elif name in _CALLS | _REMAT | {"scan"}:
             inner = _find_inner_uses(eqn, numbers, found.dense)
             found.of[position] = inner
             found.reads.extend(inner.reads)
@@ -315,7 +316,7 @@ def _find_inner_uses(
     uses = find_uses(jaxpr, numbers)
     for number, reason in uses.dense.items():
         dense.setdefault(number, reason)
-    if name not in _INLINE:
+    if name not in _CALLS:
         for number in uses.results:
             if number is not None:
                 dense.setdefault(number, eqn)
@@ -329,10 +330,41 @@ def _find_inner_uses(
     return uses
 
 
-def _inline(
+def _call(
     eqn: core.JaxprEqn, args: Sequence[Any], uses: Uses, taps: list[jax.Array]
 ) -> tuple[list[Any], list[jax.Array]]:
-    return evaluate(*_inner_jaxpr(eqn), args, uses, iter(taps))
+    inner = eqn.params.get("jaxpr")
+    passes_table_on = any(number is not None for number in uses.results)
+    if passes_table_on or not isinstance(inner, core.ClosedJaxpr):
+        return evaluate(*_inner_jaxpr(eqn), args, uses, iter(taps))
+    casts = tuple(arg.dtypes if isinstance(arg, Table) else None for arg in args)
+    arrays = [arg.value if isinstance(arg, Table) else arg for arg in args]
+    return _compiled(inner, casts)(arrays, taps)
+
+
+@functools.lru_cache(maxsize=128)
+def _compiled(
+    inner: core.ClosedJaxpr, casts: tuple[tuple[Any, ...] | None, ...]
+) -> Callable[..., tuple[list[Any], list[jax.Array]]]:
+    """Evaluates a function that ``jax.jit`` has traced, under ``jax.jit``.
+
+    JAX hands out one jaxpr for all calls of one function: so where the gradient is
+    taken outside of ``jax.jit``, step after step, what is compiled is used again.
+    ``casts`` are for each argument that is a table its ``dtypes``.
+    """
+    numbers = [None if cast is None else i for i, cast in enumerate(casts)]
+    uses = find_uses(inner.jaxpr, numbers)
+
+    def function(
+        arrays: list[Any], taps: list[jax.Array]
+    ) -> tuple[list[Any], list[jax.Array]]:
+        args = [
+            array if cast is None else Table(array, cast)
+            for array, cast in zip(arrays, casts, strict=True)
+        ]
+        return evaluate(inner.jaxpr, inner.consts, args, uses, iter(taps))
+
+    return jax.jit(function)
 
 
 def _remat(
@@ -377,7 +409,7 @@ def _scan(
 
 
 _INNER = {
-    **dict.fromkeys(_INLINE, _inline),
+    **dict.fromkeys(_CALLS, _call),
     **dict.fromkeys(_REMAT, _remat),
     "scan": _scan,
 }

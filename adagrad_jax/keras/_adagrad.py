@@ -86,6 +86,17 @@ class Adagrad(Optimizer):
         self._initial_accumulator_value = initial_accumulator_value
         self._epsilon = _or_default(epsilon)
         super().__init__(self._scale(), learning_rate, name, **kwargs)
+        clips = {
+            clip_by_norm: self._options.clipnorm,
+            clip_by_value: self._options.clipvalue,
+            clip_by_global_norm: self._options.global_clipnorm,
+        }
+        self._clips = [c(bound) for c, bound in clips.items() if bound is not None]
+        self._clip_numbers = jax.jit(
+            lambda numbers: optax.chain(*self._clips).update(
+                numbers, (optax.EmptyState(),) * len(self._clips)
+            )[0]
+        )
 
     @property
     def epsilon(self) -> ArrayLike:
@@ -132,16 +143,9 @@ class Adagrad(Optimizer):
         )
 
     def _clip(self, gradients: list[Any]) -> list[Any]:
-        options = self._options
-        clips = {
-            clip_by_norm: options.clipnorm,
-            clip_by_value: options.clipvalue,
-            clip_by_global_norm: options.global_clipnorm,
-        }
-        numbers = jax.tree.map(_numbers, gradients)
-        for clip, bound in clips.items():
-            if bound is not None:
-                numbers, _ = clip(bound).update(numbers, optax.EmptyState())
+        if not self._clips:
+            return gradients
+        numbers = self._clip_numbers(jax.tree.map(_numbers, gradients))
         return jax.tree.map(_with_numbers, gradients, numbers)
 
 

@@ -77,21 +77,22 @@ class Step:
             return list(params.values()), slots, count + jnp.ones((), count.dtype)
 
         self.function = function
-        # What was not taken from its variable is nobody's but ours.
+        # Arrays that were not taken from their variables are nobody's but ours.
         self._compiled = jax.jit(function, donate_argnums=(0, 1))
+        self._compiled_keeping_values = jax.jit(function, donate_argnums=1)
 
     def __call__(
         self, gradients: Sequence[Any], rate: Any, decay: jax.Array
     ) -> jax.Array:
         with arrays_lock:
-            values, slots, count = self._compiled(
-                self._given_up(self._cells),
-                self._given_up(self.slots),
-                gradients,
-                self.counter._array,
-                rate,
-                decay,
-            )
+            slots = self._given_up(self.slots)
+            rest = slots, gradients, self.counter._array, rate, decay
+            if self._keeps_all_values():
+                values = [cell._array for cell in self._cells]
+                values, slots, count = self._compiled_keeping_values(values, *rest)
+            else:
+                values = self._given_up(self._cells)
+                values, slots, count = self._compiled(values, *rest)
             if isinstance(count, Tracer):
                 raise TypeError(
                     "an optimizer's variables cannot change while a function is "
@@ -103,6 +104,12 @@ class Step:
                 slot._array = value
             self.counter._array = count
         return count
+
+    def _keeps_all_values(self) -> bool:
+        """Whether all arrays have been taken: new ones cost less than copies then."""
+        if self._donate_variables:
+            return False
+        return all(cell._taken is cell._array for cell in self._cells)
 
     def _given_up(self, cells: Iterable[Cell]) -> list[jax.Array]:
         """Their arrays, or copies of those that others may hold."""
