@@ -1,6 +1,10 @@
 """Sphinx configuration; `make docs` builds into site/."""
 
-import adagrad_jax
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"  # for adagrad_jax.keras3
+
+import adagrad_jax  # noqa: E402
 
 project = "adagrad_jax"
 author = "The adagrad_jax authors"

@@ -2,12 +2,14 @@
 
 import pathlib
 import re
+import textwrap
 import types
 
 import numpy as np
 import pytest
 
 import adagrad_jax as aj
+from adagrad_jax import keras3
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -39,22 +41,51 @@ def test_the_examples_of_row_sparse_gradients_run(capsys):
     assert message == " ".join(promised.split())
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_examples_of_the_keras_optimizer_run(capsys):
+    page = (ROOT / "docs" / "keras.md").read_text()
+    namespace = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(example, "keras.md", "exec"), namespace)
+    assert capsys.readouterr().out == "True [1. 1.]\n"
+    assert namespace["opt"].iterations == 1
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_port_of_the_keras_page_runs():
+    page = (ROOT / "docs" / "keras.md").read_text()
+    tensorflow, port = re.findall(r"```py\n(.*?)```", page, re.S)
+    assert len(tensorflow.splitlines()) == len(port.splitlines())
+    namespace = {"ids": np.array([1, 3]), "y": np.zeros((2, 3), np.float32)}
+    exec(compile(textwrap.dedent(port), "keras.md", "exec"), namespace)
+    changed = (namespace["table"].numpy() != 1).any(axis=1)
+    assert list(np.flatnonzero(changed)) == [1, 3]
+
+
 def test_every_public_name_is_in_the_reference():
     reference = (ROOT / "docs" / "api.md").read_text()
     documented = set(re.findall(r":: (?:adagrad_jax\.)?([\w.]+)", reference))
-    documented -= {"adagrad_jax", "dialects"}  # modules, the first by currentmodule
-    dialects = {
-        f"dialects.{name}"
-        for name, value in vars(aj.dialects).items()
-        if not name.startswith("_")
-        and isinstance(value, types.FunctionType | type)
-        and value.__module__ == "adagrad_jax.dialects"
+    modules = {
+        "dialects": aj.dialects,
+        "keras": aj.keras,
+        "keras.schedules": aj.keras.schedules,
+        "keras3": keras3,
     }
-    assert documented == (set(aj.__all__) - {"dialects"}) | dialects
+    documented -= {"adagrad_jax", *modules}  # the first by currentmodule
+    named = {
+        f"{module}.{name}"
+        for module, contents in modules.items()
+        for name in getattr(contents, "__all__", vars(contents))
+        if not name.startswith("_")
+        and isinstance(getattr(contents, name), types.FunctionType | type)
+        and getattr(contents, name).__module__.startswith(f"adagrad_jax.{module}")
+    }
+    assert documented == (set(aj.__all__) - {"dialects", "keras"}) | named
 
 
 def test_all_is_what_is_exported():
     exported = {name for name in vars(aj) if not name.startswith("_")}
+    exported -= {"keras3"}  # there once it has been imported by itself
     assert set(aj.__all__) == exported
     assert sorted(aj.__all__) == aj.__all__
 
