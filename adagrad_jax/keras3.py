@@ -301,7 +301,7 @@ class RowSparseTraining:
       >>> rows = keras.layers.Embedding(1000, 4)(ids)
       >>> model = Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(rows)))
       >>> model.compile(optimizer=keras3.Adagrad(0.1), loss="mse")
-      >>> history = model.fit(np.ones((8, 3), int), np.ones((8, 1)), verbose=0)
+      >>> history = model.fit(np.ones((8, 3), "int32"), np.ones((8, 1)), verbose=0)
     """
 
     def train_step(self, state: Any, data: Any) -> Any:
