@@ -33,7 +33,9 @@ def build(model_class=keras.Model, dtype=None):
 
 def data(n=64):
     rng = np.random.default_rng(0)
-    return rng.integers(0, 20, (n, 3), np.int32), rng.normal(size=(n, 1)).astype(np.float32)
+    return rng.integers(0, 20, (n, 3), np.int32), rng.normal(size=(n, 1)).astype(
+        np.float32
+    )
 
 
 def fit(model, optimizer, epochs=2, **kwargs):

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import warnings
 
 import chex
 import jax
@@ -9,6 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
 from adagrad_jax.keras import Adagrad, Optimizer, Variable, schedules
@@ -852,3 +857,73 @@ def test_flax_nnx_params():
         opt.apply_gradients([(jnp.ones(2), plain)])
     np.testing.assert_array_equal(param[...], plain.numpy())
     assert list(kept) == [1, 2]
+
+
+# Any sequence of calls
+
+
+@st.composite
+def calls(draw):
+    """Steps, each a list of (variable, whether it has a gradient, seed)."""
+    pair = st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 99))
+    return draw(st.lists(st.lists(pair, min_size=1, max_size=4), max_size=6))
+
+
+@given(calls(), st.sampled_from([0.0, 0.3]))
+def test_any_sequence_of_calls_is_adagrad(steps, decay):
+    """Late variables, missing gradients, repeated variables, row-sparse gradients."""
+    shapes = [(), (3,), (4, 2)]
+    variables = [Variable(jnp.ones(s), name=f"v{i}") for i, s in enumerate(shapes)]
+    values = [np.ones(s) for s in shapes]
+    sums = [np.full(s, 0.1) for s in shapes]
+    opt, count = Adagrad(0.5, decay=decay), 0
+    for step in steps:
+        pairs = []
+        rate = 0.5 / (1 + decay * count)
+        for i, present, seed in step:
+            if not present:
+                pairs.append((None, variables[i]))
+                continue
+            rng = np.random.default_rng(seed)
+            g = rng.normal(size=shapes[i]).astype(np.float32)
+            if i == 2:  # by rows, the last of them twice
+                rows = aj.RowSparse([1, 3, 3], g[:3], shapes[i])
+                pairs.append((rows, variables[i]))
+                g = np.asarray(rows.to_dense())
+            else:
+                pairs.append((g, variables[i]))
+            sums[i] = sums[i] + g.astype(float) ** 2
+            values[i] = values[i] - rate * g / (np.sqrt(sums[i]) + 1e-7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            if any(present for _, present, _ in step):
+                opt.apply_gradients(pairs)
+                count += 1
+            else:
+                with pytest.raises(ValueError, match="No gradients"):
+                    opt.apply_gradients(pairs)
+    assert int(opt.iterations) == count
+    for variable, value in zip(variables, values, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=2e-5, atol=2e-5)
+
+
+def test_sharding_stays():
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=auto)
+    sharding = NamedSharding(mesh, P("x"))
+    table = Variable(jax.device_put(jnp.ones((16, 2)), sharding), name="table")
+    opt = Adagrad(0.1)
+    for _ in range(2):
+        opt.minimize(lambda: jnp.sum(table**2), [table])
+        jax.block_until_ready(table._array)
+        for array in (table.value, opt.get_slot(table, "accumulator").value):
+            assert array.sharding.is_equivalent_to(sharding, 2)
+
+
+def test_a_step_is_compiled_once():
+    w = Variable(2.0, name="w")  # a Python number, which JAX would type weakly
+    opt = Adagrad(0.1)
+    for _ in range(3):
+        opt.minimize(lambda: w * w, [w])
+    (step,) = opt._steps.values()
+    assert step._compiled._cache_size() == 1

@@ -88,7 +88,7 @@ class Built:
                 if key is None
                 else full_name(optimizer, self.cells[key], slot)
             )
-            variable = Variable(array, trainable=False, name=name)
+            variable = Variable.holding(array, name)
             variables.append(variable)
             if key is not None or self.state is None:
                 named.append((key, slot, variable))

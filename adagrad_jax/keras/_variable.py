@@ -102,9 +102,16 @@ class Variable:
         self._trainable = trainable
         self._constraint = constraint
         self._taken: jax.Array | None = None  # the array that others may hold
-        self._array: jax.Array = self._stored(
-            jnp.array(_array_of(initial_value), dtype)
-        )
+        array = jnp.array(_array_of(initial_value), dtype)
+        # Not weakly typed, or the first step would change that and be compiled twice.
+        self._array: jax.Array = self._stored(array.astype(array.dtype))
+
+    @classmethod
+    def holding(cls, array: jax.Array, name: str) -> "Variable":
+        """One for an optimizer's state, of an array that nobody else has."""
+        variable = cls(0.0, trainable=False, name=name)
+        variable._array = array
+        return variable
 
     @property
     def value(self) -> jax.Array:
@@ -154,7 +161,8 @@ class Variable:
 
     def numpy(self) -> np.ndarray:
         """A copy of the value as a NumPy array."""
-        return np.array(self._array)
+        with arrays_lock:
+            return np.array(self._array)
 
     def assign(self, value: ArrayLike | Sequence[Any]) -> "Variable":
         """Gives it another value, of its shape, converted to its dtype.
@@ -187,11 +195,13 @@ class Variable:
 
     def assign_add(self, delta: ArrayLike | Sequence[Any]) -> "Variable":
         """``assign(value + delta)``."""
-        return self.assign(self._array + jnp.asarray(_array_of(delta), self.dtype))
+        with arrays_lock:
+            return self.assign(self._array + jnp.asarray(_array_of(delta), self.dtype))
 
     def assign_sub(self, delta: ArrayLike | Sequence[Any]) -> "Variable":
         """``assign(value - delta)``."""
-        return self.assign(self._array - jnp.asarray(_array_of(delta), self.dtype))
+        with arrays_lock:
+            return self.assign(self._array - jnp.asarray(_array_of(delta), self.dtype))
 
     def _stored(self, array: jax.Array) -> jax.Array:
         if isinstance(array, Tracer):
@@ -205,7 +215,7 @@ class Variable:
     def __repr__(self) -> str:
         return (
             f"<Variable '{self.name}' shape={self.shape} dtype={self.dtype} "
-            f"value={np.asarray(self._array)}>"
+            f"value={self.numpy()}>"
         )
 
     def __jax_array__(self) -> jax.Array:
