@@ -36,6 +36,16 @@ _substitution: contextvars.ContextVar[_Substitution | None] = contextvars.Contex
 )
 
 
+def _own(value: Any, dtype: Any) -> jax.Array:
+    """``value`` itself if it is an array of JAX and dtype, else a copy."""
+    if isinstance(value, jax.Array):
+        return jnp.asarray(value, dtype)
+    # JAX may go on using NumPy's memory, which the user may change.
+    return jnp.asarray(
+        np.array(value) if isinstance(value, np.ndarray) else value, dtype
+    )
+
+
 def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, *others: function(self.value, *map(_array_of, others))
 
@@ -102,9 +112,12 @@ class Variable:
         self._trainable = trainable
         self._constraint = constraint
         self._taken: jax.Array | None = None  # the array that others may hold
-        array = jnp.array(_array_of(initial_value), dtype)
+        initial_value = _array_of(initial_value)
+        array = self._stored(_own(initial_value, dtype))
+        if array is initial_value:
+            array = jnp.copy(array)
         # Not weakly typed, or the first step would change that and be compiled twice.
-        self._array: jax.Array = self._stored(array.astype(array.dtype))
+        self._array: jax.Array = array.astype(array.dtype)
 
     @classmethod
     def holding(cls, array: jax.Array, name: str) -> "Variable":
@@ -178,19 +191,16 @@ class Variable:
                 "assign after `minimize`, or return what is to be assigned."
             )
         value = _array_of(value)
-        array = (
-            jnp.asarray(value) if isinstance(value, jax.Array) else np.asarray(value)
-        )
-        if array.shape != self.shape:
+        if np.shape(value) != self.shape:
             raise ValueError(
                 f"{self.name} is of shape {self.shape} and cannot be assigned a value "
-                f"of shape {array.shape}: Shapes {self.shape} and {array.shape} are "
-                "incompatible."
+                f"of shape {np.shape(value)}: Shapes {self.shape} and "
+                f"{np.shape(value)} are incompatible."
             )
-        array = self._stored(jnp.array(array, self.dtype, copy=array is not value))
-        self._array = array
-        if array is value:
-            self._taken = array
+        array = self._stored(_own(value, self.dtype))
+        with arrays_lock:
+            self._array = array
+            self._taken = array if array is value else None
         return self
 
     def assign_add(self, delta: ArrayLike | Sequence[Any]) -> "Variable":
