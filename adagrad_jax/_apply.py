@@ -43,7 +43,8 @@ def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
     """
     updates = from_bcoo_leaves(updates)
     check_leaves(updates, "update")
-    check_fits_params(updates, params)
+    remedy = "pass the parameters that the updates were computed for"
+    check_fits_params(updates, params, "update", remedy)
 
     def add(update: Any, param: Any) -> Any:
         param = jnp.asarray(param)

@@ -145,15 +145,19 @@ def check_fits_state(
             )
 
 
-def check_fits_params(updates: Any, params: Any) -> None:
+def check_fits_params(
+    updates: Any,
+    params: Any,
+    noun: str = "gradient",
+    remedy: str = "call update(gradients, state, params) with the current parameters",
+) -> None:
     """Raises ValueError unless ``params`` has the tree and shapes of ``updates``."""
-    remedy = "call update(gradients, state, params) with the current parameters"
     if params is None:
         raise ValueError(f"`params` must be given, got None; {remedy}.")
     for path, update, param in _pairs(updates, params, "parameter", remedy):
         if jnp.shape(update) != jnp.shape(param):
             raise ValueError(
-                f"gradient {_at(path)} of shape {jnp.shape(update)} does not fit its "
+                f"{noun} {_at(path)} of shape {jnp.shape(update)} does not fit its "
                 f"parameter of shape {jnp.shape(param)}; {remedy}."
             )
 

@@ -927,3 +927,105 @@ def test_a_step_is_compiled_once():
         opt.minimize(lambda: w * w, [w])
     (step,) = opt._steps.values()
     assert step._compiled._cache_size() == 1
+
+
+# What else was seen of TensorFlow 2.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clipnorm_zero",
+        "clipvalue_zero",
+        "clipnorm_nan_gradient",
+        "clipnorm_overflow",
+    ],
+)
+def test_clipped_gradients(name):
+    kind = name.split("_")[0]
+    bound = 1.0 if name.endswith(("gradient", "overflow")) else 0.0
+    given = {"clipnorm_nan_gradient": [np.nan, 4.0], "clipnorm_overflow": [1e20, 1.0]}
+    g = jnp.array(given.get(name, [3.0, 4.0 if kind == "clipnorm" else -4.0]))
+    w = Variable([0.0, 0.0], name="w")
+    opt = Adagrad(**{kind: bound})
+    (found,) = opt.get_gradients(lambda: jnp.sum(w * g), [w])
+    np.testing.assert_array_equal(found, np.array(fact(name)["result"], float))
+
+
+def test_sparse_clipnorm():
+    table = Variable(jnp.zeros((4, 2)), name="table")
+    values = jnp.array([[3.0, 4.0], [3.0, 4.0]])
+    opt = Adagrad(clipnorm=1.0)
+    (found,) = opt.get_gradients(
+        lambda: jnp.sum(table[jnp.array([1, 1])] * values), [table]
+    )
+    _, rows, ids = fact("sparse_clipnorm")["result"]
+    np.testing.assert_allclose(found.values, rows, rtol=1e-6)
+    assert list(found.ids) == ids
+
+
+def test_duplicates_that_cancel():
+    table = Variable(jnp.ones((4, 2)), name="table")
+    values = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
+    opt = Adagrad(0.1)
+    opt.apply_gradients([(aj.RowSparse([1, 1], values, (4, 2)), table)])
+    value, accumulator = fact("sparse_duplicates_cancel")["result"]
+    np.testing.assert_array_equal(table.numpy(), value)
+    slot = opt.get_slot(table, "accumulator").numpy()
+    np.testing.assert_array_equal(slot, np.float32(accumulator))
+
+
+def test_bfloat16_table():
+    table = Variable(jnp.ones((4, 2)), name="table", dtype=jnp.bfloat16)
+    opt = Adagrad(0.1)
+    rows = jnp.ones((1, 2), jnp.bfloat16)
+    opt.apply_gradients([(aj.RowSparse([1], rows, (4, 2)), table)])
+    value, accumulator = fact("sparse_bfloat16")["result"]
+    np.testing.assert_array_equal(table.numpy().astype(float), value)
+    slot = opt.get_slot(table, "accumulator").numpy().astype(float)
+    np.testing.assert_array_equal(slot, accumulator)
+
+
+def test_variables_that_are_not_trainable_are_trained_if_given():
+    w = Variable([1.0], trainable=False, name="w")
+    Adagrad(0.1).apply_gradients([(jnp.ones(1), w)])
+    np.testing.assert_allclose(w.numpy(), fact("non_trainable_variable")["result"])
+
+
+def test_infinite_gradients_float64(x64):
+    w = Variable(np.array([1.0, 2.0]), name="w")
+    opt = Adagrad(0.1)
+    opt.apply_gradients([(jnp.array([jnp.inf, 1.0]), w)])
+    wanted = fact("inf_gradient_float64")["result"]
+    slot = opt.get_slot(w, "accumulator").numpy()
+    np.testing.assert_allclose(slot, np.array(wanted["accumulator"], float))
+    np.testing.assert_allclose(w.numpy(), np.array(wanted["variable"], float))
+
+
+def test_a_model_as_keras_fitted_it():
+    """Dense(1), mean squared error, two epochs of two batches.
+
+    TensorFlow 2.0's ``fit`` calls ``apply_gradients``, so its clipnorm has no effect.
+    """
+    x = jnp.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5], [2.0, 2.0]])
+    y = jnp.array([[1.0], [0.0], [2.0], [-1.0]])
+    kernel = Variable([[0.5], [-0.25]], name="d/kernel")
+    bias = Variable([0.0], name="d/bias")
+    opt = Adagrad(0.1, decay=0.5, clipnorm=1.0)
+
+    @jax.grad
+    def gradients(variables, x, y):
+        kernel, bias = variables
+        return jnp.mean((x @ kernel + bias[None] - y) ** 2)
+
+    for batch in (slice(0, 2), slice(2, 4)) * 2:
+        grads = gradients([kernel, bias], x[batch], y[batch])
+        opt.apply_gradients(zip(grads, [kernel, bias], strict=True))
+    wanted = fact("model_fit")["result"]
+    for found, value in zip((kernel, bias), wanted["weights"], strict=True):
+        np.testing.assert_allclose(found.numpy(), value, rtol=1e-5)
+    for found, value in zip(
+        opt.get_weights(), wanted["optimizer_weights"], strict=True
+    ):
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+    assert [weight.name for weight in opt.weights] == wanted["names"]

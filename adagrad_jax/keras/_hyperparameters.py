@@ -33,9 +33,15 @@ def checked_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def checked_number(name: str, value: Any) -> Any:
     """``value``, if it is a number (also a negative one), or will give one."""
-    if not (callable(value) or isinstance(value, Variable)):
-        number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-        check_hyperparameter(name, abs(value) if number else value)
+    if callable(value) or isinstance(value, Variable):
+        return value
+    if not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+        raise TypeError(
+            f"`{name}` must be a number, a Variable, or a function of the step or of "
+            f"nothing, got {value!r} of type {type(value).__name__}; what a config has "
+            "only the name of belongs into `custom_objects`."
+        )
+    check_hyperparameter(name, abs(value))
     return value
 
 
