@@ -5,6 +5,7 @@ from adagrad_jax import keras as keras
 from adagrad_jax._accumulators import Accumulator as Accumulator
 from adagrad_jax._accumulators import Diagonal as Diagonal
 from adagrad_jax._accumulators import RowAccumulator as RowAccumulator
+from adagrad_jax._accumulators import RowWise as RowWise
 from adagrad_jax._adagrad import ScaleByAdagradState as ScaleByAdagradState
 from adagrad_jax._adagrad import adagrad as adagrad
 from adagrad_jax._adagrad import scale_by_adagrad as scale_by_adagrad
@@ -24,6 +25,7 @@ __all__ = [
     "Diagonal",
     "RowAccumulator",
     "RowSparse",
+    "RowWise",
     "ScaleByAdagradState",
     "adagrad",
     "add_decayed_weights",

@@ -7,6 +7,7 @@ the accumulator's business: it is handed in as ``normalize``.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,6 +23,9 @@ Normalize = Callable[[jax.Array, jax.Array], jax.Array]
 
 The sum of squares broadcasts to the gradient.
 """
+
+
+AccumulatorDType = DTypeLike | Literal["parameter"] | None
 
 
 @runtime_checkable
@@ -94,26 +98,14 @@ class Diagonal:
       Stochastic Optimization", JMLR 12 (2011), Figure 1 with ``diag(G_t)``.
     """
 
-    dtype: DTypeLike | Literal["parameter"] | None = None
+    dtype: AccumulatorDType = None
 
     def __post_init__(self) -> None:
-        if self.dtype is None or self.dtype == "parameter":
-            return
-        if not jnp.issubdtype(self.dtype, jnp.floating):
-            raise TypeError(
-                "`dtype` must be a real floating-point dtype, None or 'parameter', "
-                f"got {self.dtype!r}."
-            )
+        _check_dtype(self.dtype)
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
         """An array like ``param``, sharded like it, full of the initial value."""
-        if self.dtype is None:
-            dtype = at_least_float32(jnp.result_type(param))
-        elif self.dtype == "parameter":
-            dtype = jnp.finfo(jnp.result_type(param)).dtype
-        else:
-            dtype = self.dtype
-        return full_like(param, initial_accumulator_value, dtype)
+        return full_like(param, initial_accumulator_value, _dtype_of(self.dtype, param))
 
     def update(
         self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
@@ -132,8 +124,97 @@ class Diagonal:
         return normalize(gradient, accumulator)
 
 
+@dataclasses.dataclass(frozen=True)
+class RowWise:
+    r"""One accumulator per row, of the mean of the row's squares.
+
+    .. math::
+
+        a_0 = \text{initial\_accumulator\_value}, \qquad
+        a_t[r] = a_{t-1}[r] + \frac{1}{D} \sum_{d=1}^{D} |g_t[r, d]|^2
+
+    for a parameter of rows of :math:`D` numbers (the first axis counts rows, all others
+    are in the row), so that all of a row has one learning rate. An embedding table
+    takes :math:`1 / D` of :class:`Diagonal`'s memory. For parameters of one axis, whose
+    rows are single numbers, and for single numbers it is :class:`Diagonal`.
+
+    Args:
+      dtype: As in :class:`Diagonal`.
+
+    Raises:
+      TypeError: If ``dtype`` is none of those.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.scale_by_adagrad(0.0, accumulator=aj.RowWise())
+      >>> gradient = jnp.array([[1.0, 7.0], [0.0, 0.0]])
+      >>> update, state = optimizer.update(gradient, optimizer.init(gradient))
+      >>> print(state.accumulator, update[0])
+      [25.  0.] [0.2 1.4]
+
+    References:
+      Mudigere et al., "Software-Hardware Co-design for Fast and Scalable Training of
+      Deep Learning Recommendation Models", ISCA 2022, on row-wise sparse AdaGrad;
+      FBGEMM's ``EXACT_ROWWISE_ADAGRAD``.
+    """
+
+    dtype: AccumulatorDType = None
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
+        """An array of shape ``param.shape[:1]``, sharded like the rows."""
+        shape = jnp.shape(param)
+        dtype = _dtype_of(self.dtype, param)
+        if isinstance(param, jax.ShapeDtypeStruct) or 0 in shape[1:]:
+            first = jax.ShapeDtypeStruct(shape[:1], param.dtype)
+        else:  # what is computed of the parameter is sharded as that is
+            first = jnp.asarray(param)[(..., *[0] * (len(shape) - 1))]
+        return full_like(first, initial_accumulator_value, dtype)
+
+    def update(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds the mean of each row's squares, then divides the row by their root."""
+        dtype = at_least_float32(gradient.dtype, accumulator.dtype)
+        inside = tuple(range(1, gradient.ndim))
+        width = max(1, math.prod(gradient.shape[1:]))
+        sums = jnp.sum(squared_magnitude(gradient, dtype), axis=inside)
+        total = accumulator.astype(dtype) + sums / width
+        accumulator = total.astype(accumulator.dtype)
+        return self.precondition(gradient, accumulator, normalize), accumulator
+
+    def precondition(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> jax.Array:
+        """Divides each row by the root of what is remembered of it."""
+        inside = tuple(range(1, gradient.ndim))
+        return normalize(gradient, jnp.expand_dims(accumulator, inside))
+
+
+def _check_dtype(dtype: AccumulatorDType) -> None:
+    if dtype is None or dtype == "parameter":
+        return
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            "`dtype` must be a real floating-point dtype, None or 'parameter', "
+            f"got {dtype!r}."
+        )
+
+
+def _dtype_of(dtype: AccumulatorDType, param: jax.Array) -> DTypeLike:
+    if dtype is None:
+        return at_least_float32(jnp.result_type(param))
+    if dtype == "parameter":
+        return jnp.finfo(jnp.result_type(param)).dtype
+    return dtype
+
+
 def full_like(
-    param: jax.Array, value: ArrayLike, dtype: DTypeLike | None = None
+    param: jax.Array | jax.ShapeDtypeStruct,
+    value: ArrayLike,
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     """An array shaped and sharded like ``param``, of its dtype if None is given."""
     # full_like alone would keep a weak type, and the state's would change in a step.

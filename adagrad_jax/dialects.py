@@ -14,19 +14,21 @@ function   update                          acc. at  rate    also
 `torch`    lr * g / (sqrt(a) + 1e-10)      0        0.01    lr_decay, weight_decay,
                                                             maximize
 `tf1`      lr * g / sqrt(a)                0.1      --
+`fbgemm`   lr * g / (sqrt(a_row) + 1e-8)   0        0.01    weight decay of rows
 =========  ==============================  =======  ======  ============================
 
-with a = a + g^2 before each update. What they have in common, and differs from
-:func:`adagrad_jax.adagrad`: accumulators are kept in the parameter's own precision, as
-the peers keep them, also where that is float16 (whose squares overflow at 256) or
-bfloat16.
+with a = a + g^2 before each update (a_row: the mean of g^2 over the row). What they
+have in common, and differs from :func:`adagrad_jax.adagrad`: accumulators are kept in
+the parameter's own precision, as the peers keep them, also where that is float16 (whose
+squares overflow at 256) or bfloat16.
 
 Where a peer divides 0 by 0 and gets NaN (epsilon 0, no gradient yet) the update here is
 0. Arguments without a meaning for the numbers (``name``, ``foreach``, ``use_locking``)
 are left out.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ from optax import (
     chain,
 )
 
-from adagrad_jax._accumulators import Diagonal
+from adagrad_jax._accumulators import Diagonal, RowWise
 from adagrad_jax._adagrad import (
     adagrad,
     scale_by,
@@ -52,7 +54,7 @@ from adagrad_jax._checks import (
     check_leaves,
 )
 from adagrad_jax._clipping import clip_by_norm, clip_by_value
-from adagrad_jax._decay import inverse_time_decay
+from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
 from adagrad_jax._keras3 import (
     Keras3Options,
     decay_whole_params,
@@ -404,6 +406,85 @@ def tf1(
         0.0,
         accumulator=_LIKE_PARAMETER,
     )
+
+
+def fbgemm(
+    learning_rate: ScalarOrSchedule = 0.01,
+    eps: ArrayLike = 1e-8,
+    *,
+    optimizer: Literal[
+        "exact_row_wise_adagrad", "exact_adagrad"
+    ] = "exact_row_wise_adagrad",
+    weight_decay: ArrayLike = 0.0,
+    weight_decay_mode: Literal["NONE", "L2", "DECOUPLE"] = "NONE",
+    initial_accumulator_value: ArrayLike = 0.0,
+) -> GradientTransformationExtraArgs:
+    r"""The exact Adagrad of FBGEMM's embedding tables (TorchRec).
+
+    .. math::
+
+        a_t[r] = a_{t-1}[r] + \frac{1}{D} \sum_d g_t[r, d]^2, \qquad
+        \theta_t[r] = \theta_{t-1}[r] - \eta_t \frac{g_t[r]}{\sqrt{a_t[r]} + \text{eps}}
+
+    row by row, or with ``"exact_adagrad"`` number by number. "Exact" is that repeated
+    rows are summed first. Weight decay is of the rows in a row-sparse gradient only:
+    "L2" adds :math:`\text{weight\_decay} \cdot \theta` to :math:`g`, "DECOUPLE"
+    multiplies :math:`\theta` by :math:`1 - \eta_t \cdot \text{weight\_decay}`. (FBGEMM
+    1.8 ignores both on a CPU for tables that serve one feature.)
+
+    Args:
+      learning_rate: :math:`\eta_t`: a number, an array of shape (), or a schedule.
+      eps: Added to the root.
+      optimizer: Whether a row has one accumulator, :class:`RowWise`, or each number in
+        it: the values of ``EmbOptimType``.
+      weight_decay: Its strength, at least 0.
+      weight_decay_mode: What it is, by the name in ``WeightDecayMode``.
+      initial_accumulator_value: The accumulators at the start, at least 0.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      TypeError: If an argument is no number.
+      ValueError: If one is negative, NaN or infinite, or a name is unknown.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.dialects.fbgemm(0.1)
+      >>> table = jnp.ones((3, 2))
+      >>> gradient = aj.RowSparse([1, 1], jnp.ones((2, 2)), (3, 2))
+      >>> updates, _ = optimizer.update(gradient, optimizer.init(table))
+      >>> print(updates.to_dense()[1])
+      [-0.1 -0.1]
+
+    References:
+      FBGEMM, ``SplitTableBatchedEmbeddingBagsCodegen`` with ``EXACT_ROWWISE_ADAGRAD``
+      or ``EXACT_ADAGRAD``.
+    """
+    check_learning_rate("learning_rate", learning_rate)
+    check_hyperparameters(eps=eps, weight_decay=weight_decay)
+    accumulators = {
+        "exact_row_wise_adagrad": RowWise(dtype="parameter"),
+        "exact_adagrad": _LIKE_PARAMETER,
+    }
+    _check_name("optimizer", optimizer, accumulators)
+    _check_name("weight_decay_mode", weight_decay_mode, ("NONE", "L2", "DECOUPLE"))
+    decay = [add_decayed_weights(weight_decay)]
+    return chain(
+        *(decay if weight_decay_mode == "L2" else []),
+        scale_by_adagrad(
+            initial_accumulator_value, eps, accumulator=accumulators[optimizer]
+        ),
+        *(decay if weight_decay_mode == "DECOUPLE" else []),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def _check_name(argument: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(
+            f"`{argument}` must be one of {', '.join(known)}, got {name!r}."
+        )
 
 
 def _to_float32(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,3 +92,54 @@ def test_an_accumulator_from_outside_needs_no_change_inside():
         optimizer.update({"w": jnp.ones((3, 3))}, state)
     with pytest.raises(ValueError, match=r"gradient at \['v'\] has no accumulator"):
         optimizer.update({"v": jnp.ones((2, 3))}, state)
+
+
+# One number a row
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 4), (5, 2, 3), (5, 0), ()])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_row_wise_is_the_mean_of_squares(shape, dtype):
+    rng = np.random.default_rng(0)
+    scale = aj.scale_by_adagrad(0.3, 1e-3, accumulator=aj.RowWise())
+    state = scale.init(jnp.ones(shape, dtype))
+    expected = np.full(shape[:1], 0.3)
+    inside = tuple(range(1, len(shape)))
+    tolerance = 1e-2 if dtype == "bfloat16" else 1e-5  # 8 bits of the gradient's own
+    for _ in range(3):
+        g = jnp.asarray(
+            rng.normal(size=shape) + 0j if "c" in dtype else rng.normal(size=shape)
+        )
+        g = g.astype(dtype)
+        updates, state = scale.update(g, state)
+        squares = np.abs(np.asarray(g).astype(complex)) ** 2
+        expected = expected + (squares.mean(inside) if squares.size else 0)
+        assert state.accumulator.shape == shape[:1]
+        assert state.accumulator.dtype == jnp.float32 and updates.dtype == dtype
+        np.testing.assert_allclose(state.accumulator, expected, rtol=1e-5)
+        root = np.sqrt(expected).reshape(shape[:1] + (1,) * len(inside)) + 1e-3
+        np.testing.assert_allclose(
+            np.asarray(updates).astype(complex),
+            np.asarray(g).astype(complex) / root,
+            rtol=tolerance,
+        )
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f])
+def test_row_wise_of_a_row_sparse_gradient(wrap):
+    values = jax.random.normal(jax.random.key(0), (6, 3))
+    ids = jnp.array([4, 1, 4, 9, 1, 0])  # 9 names no row
+    optimizer = aj.adagrad(0.1, accumulator=aj.RowWise())
+
+    def step(table, state, ids, values, dense):
+        gradient = aj.RowSparse(ids, values, (5, 3))
+        gradient = gradient.to_dense() if dense else gradient
+        updates, state = optimizer.update(gradient, state, table)
+        return aj.apply_updates(table, updates), state
+
+    table = jnp.ones((5, 3))
+    state = optimizer.init(table)
+    results = [
+        wrap(lambda *a, d=d: step(*a, d))(table, state, ids, values) for d in (0, 1)
+    ]
+    chex.assert_trees_all_close(*results, rtol=1e-6)

@@ -70,6 +70,7 @@ EVERYTHING = (
         "loss_scale_factor": 2.0,
     }
 )
+FBGEMM = DECAY | {"weight_decay_mode": "DECOUPLE"}
 TORCH = {"lr_decay": 0.5, "weight_decay": 0.1, "maximize": True}
 K3 = dialects.keras3
 OWN = {"own_dtype": True}
@@ -81,6 +82,7 @@ CASES = [
     Case("adagrad", aj.adagrad, {"learning_rate": 0.1}),
     Case("adagrad-array", aj.adagrad, {"learning_rate": jnp.float32(0.1)}),
     Case("adagrad-schedule", aj.adagrad, {"learning_rate": SCHEDULE}),
+    Case("adagrad-row-wise", aj.adagrad, {"accumulator": aj.RowWise()}),
     Case("adagrad-in-sqrt", aj.adagrad, {"epsilon_in_sqrt": True}),
     Case("clip-value", aj.clip_by_value, {"max_abs": 0.7}, **NO_STATE, **REAL),
     Case("clip-norm", aj.clip_by_norm, {"max_norm": 1.0}, **NO_STATE),
@@ -98,6 +100,8 @@ CASES = [
     Case("optax", dialects.optax, {"learning_rate": 0.1}, **OWN),
     Case("torch", dialects.torch, {}, **OWN, **REAL),
     Case("torch-everything", dialects.torch, TORCH, **OWN, **PARAMS, **REAL),
+    Case("fbgemm", dialects.fbgemm, {}, **OWN),
+    Case("fbgemm-decay", dialects.fbgemm, FBGEMM, **OWN, **PARAMS),
     Case("tf1", dialects.tf1, {"learning_rate": 0.1}, **OWN),
 ]
 WITH_STATE = [case for case in CASES if not case.stateless]
@@ -433,8 +437,9 @@ def sharded_params(axis_type):
 
 
 def assert_sharded_like(tree, params):
-    """Every array that has a parameter's shape has its sharding."""
-    shardings = {p.shape: p.sharding for p in params.values()}
+    """Arrays of a parameter's shape, or of one number a row, are sharded like it."""
+    by_rows = {p.shape[:1]: p.sharding for p in params.values()}  # by nothing else
+    shardings = by_rows | {p.shape: p.sharding for p in params.values()}
     leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
     assert leaves and len(leaves) % len(params) == 0
     for leaf in leaves:

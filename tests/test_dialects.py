@@ -79,15 +79,16 @@ def test_every_dense_case_is_tested(peer):
     assert {str(case) for case in cases} <= TESTED
 
 
+SPARSE_CASES = {"tf20": 21, "torch": 8, "keras3": 0, "optax": 0, "fbgemm": 22}
 # PyTorch's is sparse in both axes of a matrix; a RowSparse has whole rows.
 NOT_ROW_SPARSE = {"torch-sparse_two_dims_float64"}
 
 
-@pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax"])
+@pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax", "fbgemm"])
 def test_every_sparse_case_is_tested(peer):
     others = ("v1_proximal", "v1_da")  # other algorithms
     cases = [c for c in golden.sparse_cases(peer) if c.kind not in others]
-    assert len(cases) == {"tf20": 21, "torch": 8, "keras3": 0, "optax": 0}[peer]
+    assert len(cases) == SPARSE_CASES[peer]
     left_out = {str(case) for case in cases} - TESTED
     assert left_out == {name for name in NOT_ROW_SPARSE if name.startswith(peer)}
 
@@ -535,3 +536,37 @@ def test_state_may_come_from_optax():
         gradient, optax.tree.set(ours.init(gradient), accumulator=accumulator)
     )
     np.testing.assert_allclose(updates, expected, rtol=6 * np.finfo(float).eps)
+
+
+# FBGEMM
+
+
+@parametrize_sparse("fbgemm")
+def test_fbgemm(case):
+    arguments = dict(case.hyperparameters)
+    if "ignored" in case.name:  # which the case's own note says
+        del arguments["weight_decay"], arguments["weight_decay_mode"]
+    if not case.kind.startswith("rowwise"):
+        arguments["optimizer"] = "exact_adagrad"
+    if "initial_accumulator" in case.name:
+        arguments["initial_accumulator_value"] = 0.1
+    if "learning_rate_set" in case.name:
+        arguments["learning_rate"] = table(case.arrays["learning_rate"])
+    golden.check(case, aj.dialects.fbgemm(**arguments))
+
+
+def test_fbgemm_duplicates_and_rows_of_zeros():
+    fact = golden.behaviour("fbgemm", "duplicates_and_zero")["result"]
+    values = jnp.stack([jnp.ones(4), jnp.ones(4), jnp.zeros(4)])
+    gradient = aj.RowSparse([1, 1, 2], values, (4, 4))
+    optimizer, weights = aj.dialects.fbgemm(0.1), jnp.ones((4, 4))
+    updates, state = optimizer.update(gradient, optimizer.init(weights), weights)
+    np.testing.assert_allclose(weights + updates, fact["weights"], rtol=1e-6)
+    accumulator = optax.tree.get(state, "accumulator")
+    np.testing.assert_array_equal(accumulator, fact["state"])
+
+
+@pytest.mark.parametrize("name", ["optimizer", "weight_decay_mode"])
+def test_fbgemm_names(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be one of .*, got 'x'"):
+        aj.dialects.fbgemm(**{name: "x"})
