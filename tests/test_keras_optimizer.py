@@ -1,5 +1,6 @@
 """The Keras object: what TensorFlow 2.0 says to each call, and what may go wrong."""
 
+import copy
 import functools
 import threading
 import warnings
@@ -1029,3 +1030,178 @@ def test_a_model_as_keras_fitted_it():
     ):
         np.testing.assert_allclose(found, value, rtol=1e-5)
     assert [weight.name for weight in opt.weights] == wanted["names"]
+
+
+# What a review found
+
+
+def test_decays_need_a_learning_rate():
+    for options in ({"weight_decay": 0.1}, {"decay": 0.1}):
+        with pytest.raises(ValueError, match="need a `learning_rate`, got None"):
+            Optimizer(optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize("clip", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_clipping_a_scaled_loss(clip):
+    found = []
+    for scale in (None, 1024.0):
+        w = Variable([1.0, 2.0], name="w")
+        opt = Adagrad(0.1, loss_scale_factor=scale, **{clip: 1.0})
+        opt.minimize(lambda w=w: jnp.sum(w * 3.0), [w])
+        found.append((w.numpy(), opt.get_slot(w, "accumulator").numpy()))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_averages_need_all_gradients():
+    w, u = wu()
+    opt = Optimizer(optax.identity(), 0.1, use_ema=True)
+    opt.build([w, u])
+    with pytest.raises(ValueError, match="u must have a gradient, if only zeros"):
+        opt.apply_gradients([(jnp.ones(2), w)])
+    opt.apply_gradients([(jnp.ones(2), w), (jnp.zeros(1), u)])
+    opt.finalize_variable_values([w, u])
+    assert u.numpy() == [3.0]
+
+
+def test_stateless_apply_as_the_first_thing_in_jit():
+    w = Variable([1.0, 2.0], name="w")
+    opt = Adagrad(0.1)
+    opt.build([w])
+    weights = [weight.value for weight in opt.weights]
+    grads = [np.ones(2)]
+    values, _ = jax.jit(opt.stateless_apply)(weights, grads, [w.value])
+    opt.apply_gradients([(jnp.ones(2), w)])
+    np.testing.assert_allclose(values[0], w.numpy(), rtol=1e-6)
+
+
+def test_stateless_apply_with_another_rate_than_the_schedule():
+    w = Variable([1.0, 2.0], name="w")
+    opt = Optimizer(optax.identity(), lambda step: 0.1)
+    opt.build([w])
+    weights = [weight.value for weight in opt.weights]
+    for rate, wanted in ((None, [0.9, 1.9]), (0.5, [0.5, 1.5])):
+        values, _ = opt.stateless_apply(weights, [[1.0, 1.0]], [w.value], rate)
+        np.testing.assert_allclose(values[0], wanted, rtol=1e-6)
+    own = Optimizer(optax.sgd(0.1))
+    own.build([w])
+    weights = [weight.value for weight in own.weights]
+    with pytest.raises(AttributeError, match="no learning rate of its own"):
+        own.stateless_apply(weights, [jnp.ones(2)], [w.value], 0.5)
+
+
+@pytest.mark.parametrize("place", ["slot", "variable"])
+def test_stateless_apply_checks_shapes(place):
+    w = Variable([1.0, 2.0], name="w")
+    opt = Adagrad(0.1)
+    opt.build([w])
+    slot = jnp.ones(()) if place == "slot" else jnp.ones(2)
+    value = jnp.ones(3) if place == "variable" else jnp.ones(2)
+    name = "Adagrad/w/accumulator:0" if place == "slot" else "w:0"
+    with pytest.raises(ValueError, match=rf"{name} is of shape \(2,\), the array"):
+        opt.stateless_apply([0, slot], [jnp.ones(2)], [value])
+
+
+def test_a_state_of_all_variables_together_cannot_grow():
+    a, b = (Variable([1.0, 1.0], name=name) for name in "ab")
+    opt = Optimizer(optax.flatten(optax.scale_by_rss()), 0.1)
+    opt.apply_gradients([(jnp.ones(2) * 100, a)])
+    with pytest.raises(ValueError, match="b came after the first step, but the tran"):
+        opt.apply_gradients([(jnp.ones(2), b)])
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_counters_count_a_variable_given_twice_once():
+    a, b, alone = (Variable([1.0], name=name) for name in ("a", "b", "alone"))
+    g = jnp.ones(1)
+    opt = Optimizer(optax.identity(), 0.1, gradient_accumulation_steps=2)
+    for _ in range(4):
+        opt.apply_gradients([(g, a), (g, a), (g, b)])
+    np.testing.assert_allclose((a.numpy(), b.numpy()), ([0.6], [0.8]), rtol=1e-6)
+    twice, once = (Optimizer(optax.scale_by_adam(), 0.1) for _ in range(2))
+    b.assign([1.0])
+    for t in range(3):
+        twice.apply_gradients([(g, a), (g, a), (g * t, b)])
+        once.apply_gradients([(g * t, alone)])
+    np.testing.assert_array_equal(b.numpy(), alone.numpy())
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_a_transformation_holds_is_not_given_up():
+    key = jax.random.key(0)
+    noise = optax.add_noise(0.1, 0.5, key)
+    for _ in range(2):
+        w = Variable([1.0, 2.0], name="w")
+        opt = Optimizer(noise, 0.1)
+        for _ in range(2):
+            opt.apply_gradients([(jnp.ones(2), w)])
+    assert not key.is_deleted()
+
+
+def test_a_refused_epsilon_is_not_kept():
+    opt = Adagrad(0.1)
+    with pytest.raises(ValueError, match="epsilon"):
+        opt.epsilon = -1.0
+    assert opt.epsilon == 1e-7
+    with pytest.raises(ValueError, match="decay"):
+        opt.decay = -1.0
+
+
+def test_copies_of_variables_are_their_own():
+    w = Variable([1.0, 2.0], name="w")
+    copies = copy.copy(w), copy.deepcopy(w)
+    Adagrad(0.1).apply_gradients([(jnp.ones(2), w)])
+    for other in copies:
+        assert list(other.numpy()) == [1, 2] and other.name == "w:0"
+
+
+def test_set_weights_converts_all_before_it_sets_any():
+    opt = one()
+    before = opt.get_weights()
+    with pytest.raises(ValueError, match="could not convert string"):
+        opt.set_weights([np.array(7), np.array(["x", "y"])])
+    chex.assert_trees_all_equal(opt.get_weights(), before)
+
+
+def test_add_slot_before_the_first_gradient():
+    w = Variable([1.0], name="w")
+    opt = Adagrad(0.1)
+    assert opt.add_slot(w, "accumulator").numpy() == np.float32(0.1)
+    assert [weight.name for weight in opt.weights][1:] == ["Adagrad/w/accumulator:0"]
+
+
+def test_exclude_one_variable():
+    w = Variable([3.0], name="w")
+    for how in ({"var_list": w}, {"var_names": "w"}):
+        opt = Adagrad(0.1, weight_decay=0.5)
+        opt.exclude_from_weight_decay(**how)
+        opt.apply_gradients([(jnp.zeros(1), w)])
+        assert w.numpy() == 3.0
+
+
+def test_a_function_may_give_a_wider_rate(x64):
+    w = Variable(np.array([1.0]), name="w")
+    rate = jnp.float64(0.1)
+    Adagrad(lambda: rate).apply_gradients([(jnp.ones(1), w)])
+    wanted = 1 - 0.1 / (np.sqrt(1.1) + 1e-7)
+    np.testing.assert_allclose(w.numpy(), wanted, rtol=1e-15)
+
+
+def test_two_optimizers_of_one_variable_in_two_threads():
+    w = Variable(np.zeros(4), name="w")
+    errors = []
+
+    def work():
+        opt = Optimizer(optax.identity(), 1.0)
+        try:
+            for _ in range(25):
+                opt.minimize(lambda: jnp.sum(w * 1.0), [w])
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    np.testing.assert_array_equal(w.numpy(), np.full(4, -50.0))

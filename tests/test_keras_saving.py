@@ -139,3 +139,39 @@ def test_a_config_that_is_no_json_says_so(tmp_path):
     opt.save(tmp_path / "o.npz")
     assert Adagrad.load(tmp_path / "o.npz", []).get_config()["weight_decay"] == 1.0
     assert aj.keras.Adagrad is Adagrad
+
+
+def test_variables_of_one_name_cannot_be_saved(tmp_path):
+    a, b = Variable([1.0]), Variable([1.0])
+    opt = Adagrad(0.1)
+    opt.apply_gradients([(jnp.ones(1), a), (jnp.ones(1), b)])
+    with pytest.raises(ValueError, match="two variables have the name 'Variable'"):
+        opt.save(tmp_path / "o.npz")
+    opt = Adagrad(0.1)
+    opt.apply_gradients([(jnp.ones(1), b)])
+    opt.save(tmp_path / "o.npz")
+    with pytest.raises(ValueError, match="two variables have the name 'Variable'"):
+        Adagrad.load(tmp_path / "o.npz", [a, b])
+
+
+def test_what_is_excluded_from_weight_decay_stays_so(tmp_path):
+    a, b, c = (Variable([1.0], name=name) for name in ("a", "b", "ab"))
+    opt = Adagrad(0.1, weight_decay=0.5, donate_variables=True)
+    opt.exclude_from_weight_decay([a], ["^b"])
+    opt.build([a, b, c])
+    opt.save(tmp_path / "o.npz")
+    other = Adagrad.load(tmp_path / "o.npz", [a, b, c])
+    zero = jnp.zeros(1)
+    other.apply_gradients([(zero, a), (zero, b), (zero, c)])
+    np.testing.assert_allclose([v.numpy()[0] for v in (a, b, c)], [1, 1, 0.95])
+    assert other.get_config()["donate_variables"]
+
+
+def test_a_wider_learning_rate_stays_so(x64, tmp_path):
+    w = Variable(np.array([1.0]), name="w")
+    opt = Adagrad(jnp.float64(0.1))
+    opt.build([w])
+    opt.save(tmp_path / "o.npz")
+    other = Adagrad.load(tmp_path / "o.npz", [w])
+    assert other.learning_rate.dtype == jnp.float64
+    assert float(other.learning_rate) == 0.1

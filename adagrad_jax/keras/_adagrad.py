@@ -85,13 +85,16 @@ class Adagrad(Optimizer):
             )
         self._initial_accumulator_value = initial_accumulator_value
         self._epsilon = _or_default(epsilon)
-        super().__init__(self._scale(), learning_rate, name, **kwargs)
+        scale = self._scale(self._epsilon)
+        super().__init__(scale, learning_rate, name, **kwargs)
         clips = {
             clip_by_norm: self._options.clipnorm,
             clip_by_value: self._options.clipvalue,
             clip_by_global_norm: self._options.global_clipnorm,
         }
-        self._clips = [c(bound) for c, bound in clips.items() if bound is not None]
+        # Gradients are clipped as they come, of a loss that has been scaled.
+        factor = self._options.loss_scale_factor or 1.0
+        self._clips = [c(b * factor) for c, b in clips.items() if b is not None]
         self._clip_numbers = jax.jit(
             lambda numbers: optax.chain(*self._clips).update(
                 numbers, (optax.EmptyState(),) * len(self._clips)
@@ -105,8 +108,9 @@ class Adagrad(Optimizer):
 
     @epsilon.setter
     def epsilon(self, value: ArrayLike | None) -> None:
-        self._epsilon = _or_default(value)
-        self._replace_transformation(self._scale())
+        value = _or_default(value)
+        self._replace_transformation(self._scale(value))
+        self._epsilon = value
 
     def get_config(self) -> dict[str, Any]:
         """TensorFlow 2.0's dictionary; Keras 3's arguments are in it if given.
@@ -135,10 +139,10 @@ class Adagrad(Optimizer):
         config = {"initial_accumulator_value": 0.0, **config}
         return super().from_config(config, custom_objects)  # pyright: ignore
 
-    def _scale(self) -> optax.GradientTransformation:
+    def _scale(self, epsilon: ArrayLike) -> optax.GradientTransformation:
         return scale_by_adagrad(
             self._initial_accumulator_value,
-            self._epsilon,
+            epsilon,
             accumulator=Diagonal(dtype="parameter"),
         )
 

@@ -76,13 +76,18 @@ class Built:
         leaves, structure = jax.tree_util.tree_flatten_with_path(
             transformation.init(params)
         )
-        seen = set(map(id, params.values()))
         variables: list[Variable] = []
         named: list[tuple[str | None, str, Variable]] = []
         for path, leaf in leaves:
-            array = jnp.copy(leaf) if id(leaf) in seen else jnp.asarray(leaf)
-            seen.add(id(array))
+            # The transformation may hold it, or have taken it from the parameters.
+            array = jnp.copy(leaf)
             slot, key = slot_of(path)
+            if key is None and self.state is not None and array.ndim:
+                raise ValueError(
+                    f"{', '.join(new)} came after the first step, but the "
+                    f"transformation keeps {slot}, of shape {array.shape}, for all "
+                    "variables together; call `build` with all of them."
+                )
             name = (
                 f"{optimizer}/{slot}"
                 if key is None
@@ -125,6 +130,18 @@ def unique_names(variables: Sequence[Any]) -> list[str]:
         name = as_cell(variable, i).name.removesuffix(":0")
         names[_unused(name, names)] = None
     return list(names)
+
+
+def base_names(variables: Iterable[Any]) -> list[str]:
+    """The variables' names; raises ValueError if two are the same."""
+    names = [as_cell(v, i).name.removesuffix(":0") for i, v in enumerate(variables)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two variables have the name {name!r}, and so cannot be told apart in "
+                "a file; give each its own, as in Variable(value, name=...)."
+            )
+    return names
 
 
 def _unused(name: str, known: Iterable[str]) -> str:

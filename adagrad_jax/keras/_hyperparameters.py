@@ -64,7 +64,8 @@ def as_variable(name: str, value: Any) -> Variable:
     if isinstance(value, Variable):
         return value
     dtype = value.dtype if isinstance(value, jax.Array) else jnp.float32
-    return Variable(value, trainable=False, name=name, dtype=dtype)
+    with jax.ensure_compile_time_eval():  # it may be read first inside jit
+        return Variable(value, trainable=False, name=name, dtype=dtype)
 
 
 def serialized(value: Any) -> Any:

@@ -16,10 +16,11 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
+from adagrad_jax._checks import check_hyperparameter
 from adagrad_jax._keras3 import Keras3Options
 from adagrad_jax._row_gradient import value_and_grad
 from adagrad_jax.keras import _saving, schedules
-from adagrad_jax.keras._built import Built, full_name, unique_names
+from adagrad_jax.keras._built import Built, base_names, full_name
 from adagrad_jax.keras._hyperparameters import (
     LearningRate,
     as_variable,
@@ -37,7 +38,12 @@ from adagrad_jax.keras._step import (
     scale_by_rate,
     split_pairs,
 )
-from adagrad_jax.keras._variable import Variable, as_cell, substituted
+from adagrad_jax.keras._variable import (
+    Variable,
+    arrays_lock,
+    as_cell,
+    substituted,
+)
 
 
 class Optimizer:
@@ -106,6 +112,11 @@ class Optimizer:
             self._learning_rate = checked_number("learning_rate", learning_rate)
         self._given_options = options
         self._options = Keras3Options(**options)
+        if learning_rate is None and (self._decay or self._options.weight_decay):
+            raise ValueError(
+                "`decay` and `weight_decay` need a `learning_rate`, got None: pass it, "
+                "and a transformation without one, such as optax.scale_by_adam()."
+            )
         self._transformation = transformation
         self._name = name or type(self).__name__.lower()
         self._donate_variables = donate_variables
@@ -165,7 +176,8 @@ class Optimizer:
 
     @decay.setter
     def decay(self, value: ArrayLike) -> None:
-        self.decay.assign(np.asarray(checked_number("decay", value), np.float32))
+        check_hyperparameter("decay", value)
+        self.decay.assign(np.asarray(value, np.float32))
 
     @property
     def name(self) -> str:
@@ -243,9 +255,13 @@ class Optimizer:
                     f"Optimizer weight shape {variable.shape} not compatible with "
                     f"provided weight shape {np.shape(weight)}: {variable.name}."
                 )
+        arrays = [
+            np.asarray(weight, variable.dtype)
+            for variable, weight in zip(variables, weights, strict=True)
+        ]
         with self._lock:
-            for variable, weight in zip(variables, weights, strict=True):
-                variable.assign(weight)
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Makes the slots of ``variables``, which else come with their gradients.
@@ -303,6 +319,7 @@ class Optimizer:
           initializer: As in :meth:`add_weight`.
         """
         with self._lock:
+            self.build([var])  # so that no slot of its own will have this name
             built, (key,) = self._built.knowing([var])
             cell = built.cells[key]
             if slot_name not in built.slots.get(key, {}):
@@ -362,7 +379,8 @@ class Optimizer:
             ``loss`` reads none of it.
         """
         del name
-        with self._lock:
+        # No other optimizer may change the variables between gradient and step.
+        with self._lock, arrays_lock:
             variables = self._listed(var_list, loss)
             gradients = self._gradients(loss, variables, grad_loss)
             return self.apply_gradients(zip(gradients, variables, strict=True))
@@ -430,7 +448,8 @@ class Optimizer:
             built, counter = self._built, self._iterations
             try:
                 if step is None:
-                    step = self._new_step(variables)
+                    scheduled = is_schedule(self._learning_rate)
+                    step = self._new_step(variables, scheduled)
                 result = step(gradients, self._rate(), self._decay_rate())
             except BaseException:
                 self._built, self._iterations = built, counter
@@ -472,20 +491,34 @@ class Optimizer:
                     f"for {len(known)}; call `build(variables)` with all variables."
                 )
         values = [jnp.asarray(value) for value in trainable_variables]
-        kept = dict(zip(map(id, weights), optimizer_variables, strict=True))
+        kept = [jnp.asarray(value) for value in optimizer_variables]
+        cells = [built.cells[key] for key in built.trained]
+        for known, value in [
+            *zip(cells, values, strict=True),
+            *zip(weights, kept, strict=True),
+        ]:
+            if known._array.shape != value.shape:
+                raise ValueError(
+                    f"{known.name} is of shape {known._array.shape}, the array given "
+                    f"for it of shape {value.shape}."
+                )
+        kept = dict(zip(map(id, weights), kept, strict=True))
         chosen = [i for i, gradient in enumerate(grads) if gradient is not None]
+        if learning_rate is not None and self._learning_rate is None:
+            _ = self.learning_rate  # raises
         originals = [built.originals[key] for key in built.trained]
         if not chosen:
             raise ValueError(
                 f"No gradients provided for any variable: {[*built.trained]}."
             )
-        step = self._new_step([originals[i] for i in chosen])
+        scheduled = learning_rate is None and is_schedule(self._learning_rate)
+        step = self._new_step([originals[i] for i in chosen], scheduled)
         rate = self._rate() if learning_rate is None else jnp.asarray(learning_rate)
         new_values, new_slots, count = step.function(
             [values[i] for i in chosen],
-            [jnp.asarray(kept[id(slot)]) for slot in step.slots],
-            [packed(grads[i]) for i in chosen],
-            jnp.asarray(kept[id(step.counter)]),
+            [kept[id(slot)] for slot in step.slots],
+            [jax.tree.map(jnp.asarray, packed(grads[i], values[i])) for i in chosen],
+            kept[id(step.counter)],
             rate,
             self._decay_rate(),
         )
@@ -493,7 +526,7 @@ class Optimizer:
             values[i] = value
         ids = [id(slot) for slot in [*step.slots, step.counter]]
         kept.update(zip(ids, [*new_slots, count], strict=True))
-        return values, [jnp.asarray(kept[id(weight)]) for weight in weights]
+        return values, [kept[id(weight)] for weight in weights]
 
     def exclude_from_weight_decay(
         self,
@@ -506,8 +539,11 @@ class Optimizer:
           var_list: Variables.
           var_names: Regular expressions: variables in whose names one is found.
         """
+        one = isinstance(var_list, Variable)
+        variables = [var_list] if one else list(var_list or [])
+        names = [var_names] if isinstance(var_names, str) else list(var_names or [])
         with self._lock:
-            self._not_decayed += [*(var_list or []), *(var_names or [])]
+            self._not_decayed += [*variables, *names]
             self._steps.clear()
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
@@ -532,6 +568,8 @@ class Optimizer:
         """
         config: dict[str, Any] = {"name": self._name}
         config.update({k: serialized(v) for k, v in self._given_options.items()})
+        if self._donate_variables:
+            config["donate_variables"] = True
         if self._learning_rate is not None:
             config["learning_rate"] = serialized(self._learning_rate)
         config["decay"] = serialized(self._decay)
@@ -574,12 +612,28 @@ class Optimizer:
 
         Raises:
           TypeError: If the configuration has something that JSON cannot hold.
+          ValueError: If two variables have one name, so that a file cannot tell them
+            apart.
         """
         with self._lock:
             self._counter(f"{self._name}/iter")
-            _saving.write(
-                path, self.get_config(), list(self._built.trained), self._arrays()
-            )
+            variables = list(self._built.trained)
+            base_names(self._built.cells[key] for key in variables)  # or raises
+            _saving.write(path, self._saved_config(), variables, self._arrays())
+
+    def _saved_config(self) -> dict[str, Any]:
+        """What another one must know beside the weights to go on as this one."""
+        excluded = [
+            v if isinstance(v, str) else f"^{re.escape(as_cell(v, 0).name[:-2])}$"
+            for v in self._not_decayed
+        ]
+        kept = {"learning_rate": self._learning_rate, "decay": self._decay}
+        dtypes = {
+            name: value.dtype.name
+            for name, value in kept.items()
+            if isinstance(value, Variable | jax.Array)
+        }
+        return {"arguments": self.get_config(), "excluded": excluded, "dtypes": dtypes}
 
     @classmethod
     def load(
@@ -602,8 +656,13 @@ class Optimizer:
             other shapes.
         """
         saved = _saving.read(path)
-        optimizer = cls.from_config(saved.config, custom_objects)
-        known = dict(zip(unique_names(variables), variables, strict=True))
+        config = saved.config["arguments"]
+        for name, dtype in saved.config["dtypes"].items():
+            if dtype != "float32":  # which a number would become
+                config[name] = jnp.asarray(config[name], dtype)
+        optimizer = cls.from_config(config, custom_objects)
+        optimizer.exclude_from_weight_decay(var_names=saved.config["excluded"])
+        known = dict(zip(base_names(variables), variables, strict=True))
         missing = [key for key in saved.variables if key not in known]
         if missing:
             raise ValueError(
@@ -715,7 +774,7 @@ class Optimizer:
             return None
         if callable(rate):
             rate = checked_number("learning_rate", rate())
-            return np.float32(rate) if np.ndim(rate) == 0 else rate
+            return rate if isinstance(rate, jax.Array) else np.float32(rate)
         if not isinstance(rate, Variable):
             rate = self._learning_rate = as_variable("learning_rate", rate)
         return rate._array
@@ -742,15 +801,23 @@ class Optimizer:
             )
         return built.grown(self._name, new, transformation)
 
-    def _new_step(self, variables: Sequence[Any]) -> "Step":
+    def _check_all_have_gradients(self, keys: Sequence[str]) -> None:
+        without = [key for key in self._built.trained if key not in keys]
+        if self._options.use_ema and without:
+            raise ValueError(
+                f"{', '.join(without)} must have a gradient, if only zeros: with "
+                "`use_ema` every step averages all variables."
+            )
+
+    def _new_step(self, variables: Sequence[Any], scheduled: bool) -> "Step":
         transformation = self._chained()
         built = self._built = self._grown(variables, transformation)
-        schedule = self._learning_rate if is_schedule(self._learning_rate) else None
         keys = [built.keys[id(variable)] for variable in variables]
+        self._check_all_have_gradients(keys)
         places, structure = jax.tree.flatten(restrict(built.state, dict.fromkeys(keys)))
         return Step(
             transformation,
-            schedule,
+            self._learning_rate if scheduled else None,
             keys,
             {key: built.cells[key] for key in keys},
             [built.arrays[place] for place in places],

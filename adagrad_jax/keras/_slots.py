@@ -56,6 +56,15 @@ def merge(state: Any, part: Any) -> Any:
     return jax.tree.map(join, state, part, is_leaf=_is_slots)
 
 
+def with_counters_of(state: Any, other: Any) -> Any:
+    """The slots of ``state``, and of ``other`` all that is no variable's own."""
+
+    def choose(node: Any, counter: Any) -> Any:
+        return node if isinstance(node, Slots) else counter
+
+    return jax.tree.map(choose, state, other, is_leaf=_is_slots)
+
+
 def slot_of(path: tuple[Any, ...]) -> tuple[str, str | None]:
     """The name of what lies at this path of a state, and whose it is, if anyone's.
 

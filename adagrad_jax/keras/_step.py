@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._precision import at_least_float32
 from adagrad_jax._row_sparse import RowSparse
-from adagrad_jax.keras._slots import Slots, merge, restrict
+from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
 from adagrad_jax.keras._variable import Cell, Variable, arrays_lock
 
 Schedule = Callable[[jax.Array], ArrayLike]
@@ -59,14 +59,17 @@ class Step:
             state = structure.unflatten(slots)
             rate = rate if schedule is None else jnp.asarray(schedule(count))
             rate_in = _rate_in(rate, decay, count)
+            before_all = state
             for turn in turns:
                 updates = Slots(
                     (key, _unpacked(gradients[i], params[key], cells[key], whole))
                     for key, i in turn.items()
                 )
                 before = restrict(params, turn)
+                # Whatever counts steps counts one, in however many turns it is taken.
+                now = restrict(with_counters_of(state, before_all), turn)
                 updates, part = transformation.update(
-                    updates, restrict(state, turn), before, learning_rate=rate_in
+                    updates, now, before, learning_rate=rate_in
                 )
                 after: Any = apply_updates(before, updates)
                 params.update(

@@ -64,7 +64,9 @@ class Variable:
     It takes part in arithmetic, indexing and ``jax.numpy`` functions as the array that
     it holds at that time. To JAX it is a pytree of that array: a function under
     ``jax.jit`` or ``jax.grad`` that it is passed to gets the array in its place. Pass
-    it, do not let such a function find it elsewhere: it would be a constant there.
+    it, do not let such a function find it elsewhere: it would be a constant there. So
+    it is with ``jax.lax.scan`` and ``jax.checkpoint`` of functions that were not
+    defined inside the loss: JAX remembers what it has once traced.
 
     An array that was taken from a variable stays valid when the variable changes; the
     first step after it was taken copies it for that (see ``donate_variables`` of
@@ -227,6 +229,15 @@ class Variable:
             f"<Variable '{self.name}' shape={self.shape} dtype={self.dtype} "
             f"value={self.numpy()}>"
         )
+
+    def __copy__(self) -> "Variable":
+        return Variable(
+            self._array, self._trainable, self._name, constraint=self._constraint
+        )
+
+    def __deepcopy__(self, memo: Any) -> "Variable":
+        del memo
+        return self.__copy__()
 
     def __jax_array__(self) -> jax.Array:
         return self.value
