@@ -63,13 +63,10 @@ class Keras3Options:
             )
 
     @property
-    def whole(self) -> bool:
-        """Whether steps change whole parameters, whatever gradients they have."""
-        return (
-            self.weight_decay is not None
-            or self.gradient_accumulation_steps is not None
-            or (self.use_ema and self.ema_overwrite_frequency is not None)
-        )
+    def changes_all_rows(self) -> bool:
+        """Whether steps change all of a table, even if its weights do not decay."""
+        overwrites = self.use_ema and self.ema_overwrite_frequency is not None
+        return overwrites or self.gradient_accumulation_steps is not None
 
     def around(
         self,

@@ -1205,3 +1205,22 @@ def test_two_optimizers_of_one_variable_in_two_threads():
         thread.join()
     assert not errors
     np.testing.assert_array_equal(w.numpy(), np.full(4, -50.0))
+
+
+def test_a_table_without_weight_decay_is_changed_by_rows():
+    """Compiled, its step has no other array of the table's size."""
+    rows = 50_000
+    table = Variable(jnp.ones((rows, 8)), name="table")
+    w = Variable(jnp.ones(8), name="w")
+    opt = Adagrad(0.1, weight_decay=0.5)
+    opt.exclude_from_weight_decay(table)
+    ids = jnp.array([1, 5])
+    opt.minimize(lambda: jnp.sum(table[ids] * w[None]), [table, w])
+    assert list(np.flatnonzero((table.numpy() != 1).any(1))) == [1, 5]
+    np.testing.assert_allclose(w.numpy(), 1 - 0.05 - 0.1 * 2 / np.sqrt(4.1), rtol=1e-5)
+    (step,) = opt._steps.values()
+    gradients = [aj.RowSparse(ids, jnp.ones((2, 8)), (rows, 8)).to_bcoo(), jnp.ones(8)]
+    arrays = [[v._array for v in group] for group in ([table, w], step.slots)]
+    rest = opt.iterations.value, opt.lr.value, opt.decay.value
+    compiled = step._compiled.lower(*arrays, gradients, *rest).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < rows * 8

@@ -713,6 +713,13 @@ class Optimizer:
             for key in params
         )
 
+    def _changes_all_rows(self, key: str) -> bool:
+        """Whether a step changes rows of this variable that have no gradient."""
+        decays = self._options.weight_decay is not None
+        return self._options.changes_all_rows or (
+            decays and self._decays(Slots({key: None}))[key]
+        )
+
     def _listed(self, var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
         if not callable(loss):
             raise TypeError(
@@ -823,6 +830,6 @@ class Optimizer:
             [built.arrays[place] for place in places],
             structure,
             self._counter(f"{self._name}/iter"),
-            whole=self._options.whole,
+            whole={key for key in keys if self._changes_all_rows(key)},
             donate_variables=self._donate_variables,
         )

@@ -4,7 +4,7 @@
 # pyright: reportPrivateUsage=false
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,11 @@ GradsAndVars = Iterable[Any]  # of pairs (gradient, variable)
 
 
 class Step:
-    """One step of the variables of these keys, compiled at its first call."""
+    """One step of the variables of these keys, compiled at its first call.
+
+    ``whole`` are the keys of those of which it changes all rows, whatever their
+    gradients are.
+    """
 
     def __init__(
         self,
@@ -38,7 +42,7 @@ class Step:
         structure: Any,
         counter: Variable,
         *,
-        whole: bool,
+        whole: Container[str],
         donate_variables: bool,
     ) -> None:
         self.slots = slots
@@ -62,7 +66,10 @@ class Step:
             before_all = state
             for turn in turns:
                 updates = Slots(
-                    (key, _unpacked(gradients[i], params[key], cells[key], whole))
+                    (
+                        key,
+                        _unpacked(gradients[i], params[key], cells[key], key in whole),
+                    )
                     for key, i in turn.items()
                 )
                 before = restrict(params, turn)
