@@ -38,7 +38,7 @@ $(VENV)/.benchmarks $(VENV)/.tests $(VENV)/.docs: $(VENV)/.%: $(VENV)/.made pypr
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --group check --editable .
+	$(BIN)/python -m pip install --quiet --group check --editable ".[keras]"
 	@touch $@
 
 .PHONY: help demo test check docs clean
