@@ -3,6 +3,7 @@
 # The arrays of variables are read and replaced here without marking them as taken.
 # pyright: reportPrivateUsage=false
 
+import functools
 import warnings
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
@@ -217,7 +218,7 @@ def split_pairs(grads_and_vars: GradsAndVars) -> tuple[list[Any], list[Any]]:
     without: list[Any] = []
     try:
         for pair in grads_and_vars:
-            if not isinstance(pair, tuple | list):
+            if not isinstance(pair, (tuple, list)):  # faster than |
                 raise TypeError(f"{pair!r} is no pair.")
             gradient, variable = pair
             if gradient is None:
@@ -241,9 +242,14 @@ def split_pairs(grads_and_vars: GradsAndVars) -> tuple[list[Any], list[Any]]:
     return gradients, variables
 
 
+@functools.cache  # for a step may have a thousand gradients
+def _is_array(kind: type) -> bool:
+    return issubclass(kind, jax.Array | np.ndarray | BCOO)
+
+
 def packed(gradient: Any, variable: Any = None) -> Any:
     """As it may enter jax.jit."""
-    if isinstance(gradient, jax.Array | np.ndarray | BCOO):
+    if _is_array(type(gradient)) or isinstance(gradient, jax.Array):
         return gradient
     if isinstance(gradient, RowSparse):
         return gradient.to_bcoo()
