@@ -21,7 +21,7 @@ class Saved(NamedTuple):
     """What is in a file.
 
     Attributes:
-      config: The optimizer's.
+      config: What else is needed to make such an optimizer.
       variables: The names of the variables that it trained.
       arrays: Its weights.
     """
