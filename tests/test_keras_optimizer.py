@@ -803,25 +803,33 @@ def test_any_optax_transformation(late):
     np.testing.assert_allclose(u.numpy(), params["u"] - 0.1 * updates["u"], rtol=1e-6)
 
 
-def test_two_threads_do_not_corrupt_it():
-    w = Variable(np.zeros(64), name="w")
-    opt = Adagrad(0.01)
+def in_two_threads(work):
     errors = []
 
-    def work():
+    def run():
         try:
-            for _ in range(30):
-                opt.minimize(lambda: jnp.sum((w - 1.0) ** 2), [w])
-                _ = w + 1.0
+            work()
         except BaseException as error:  # noqa: BLE001
             errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not errors
+
+
+def test_two_threads_do_not_corrupt_it():
+    w = Variable(np.zeros(64), name="w")
+    opt = Adagrad(0.01)
+
+    def work():
+        for _ in range(30):
+            opt.minimize(lambda: jnp.sum((w - 1.0) ** 2), [w])
+            _ = w + 1.0
+
+    in_two_threads(work)
     assert int(opt.iterations) == 60
     alone = Variable(np.zeros(64), name="w")
     opt = Adagrad(0.01)
@@ -1188,22 +1196,13 @@ def test_a_function_may_give_a_wider_rate(x64):
 
 def test_two_optimizers_of_one_variable_in_two_threads():
     w = Variable(np.zeros(4), name="w")
-    errors = []
 
     def work():
         opt = Optimizer(optax.identity(), 1.0)
-        try:
-            for _ in range(25):
-                opt.minimize(lambda: jnp.sum(w * 1.0), [w])
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
+        for _ in range(25):
+            opt.minimize(lambda: jnp.sum(w * 1.0), [w])
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    in_two_threads(work)
     np.testing.assert_array_equal(w.numpy(), np.full(4, -50.0))
 
 
