@@ -27,6 +27,7 @@ from adagrad_jax._apply import apply_updates
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._row_gradient import value_and_grad
 from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax.keras._built import unique_names
 from adagrad_jax.keras._slots import Slots, restrict, slot_of
 
 if keras.backend.backend() != "jax":
@@ -116,8 +117,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        keys = [f"{variable.path}" for variable in variables]
-        keys = [f"{key}#{i}" if key in keys[:i] else key for i, key in enumerate(keys)]
+        keys = unique_names(variables)
         self._box.keys = dict(zip(map(id, variables), keys, strict=True))
         values = [variable.value for variable in variables]
         params = Slots(zip(keys, values, strict=True))

@@ -27,13 +27,19 @@ def test_the_readme_example_runs(capsys):
     np.testing.assert_allclose(np.array(printed, float), [1, -2, 0.5], atol=0.01)
 
 
-@pytest.mark.usefixtures("standard_promotion")
-def test_the_examples_of_row_sparse_gradients_run(capsys):
-    """All in one namespace, as a reader would paste them; and what is printed."""
-    page = (ROOT / "docs" / "row_sparse.md").read_text()
+def run_examples(page, file_name):
+    """All in one namespace, as a reader would paste them."""
     namespace = {}
     for example in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(example, "model.py", "exec"), namespace)
+        exec(compile(example, file_name, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_examples_of_row_sparse_gradients_run(capsys):
+    """And print what is promised."""
+    page = (ROOT / "docs" / "row_sparse.md").read_text()
+    namespace = run_examples(page, "model.py")
     assert isinstance(namespace["gradient"], aj.RowSparse)
     step, message, ids = capsys.readouterr().out.strip().split("\n")
     assert ids == "[ 3 14  3 15]"
@@ -43,10 +49,7 @@ def test_the_examples_of_row_sparse_gradients_run(capsys):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_examples_of_the_keras_optimizer_run(capsys):
-    page = (ROOT / "docs" / "keras.md").read_text()
-    namespace = {}
-    for example in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(example, "keras.md", "exec"), namespace)
+    namespace = run_examples((ROOT / "docs" / "keras.md").read_text(), "keras.md")
     assert capsys.readouterr().out == "True [1. 1.]\n"
     assert namespace["opt"].iterations == 1
 

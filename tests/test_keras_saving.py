@@ -3,6 +3,7 @@
 import os
 
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
@@ -175,3 +176,13 @@ def test_a_wider_learning_rate_stays_so(x64, tmp_path):
     other = Adagrad.load(tmp_path / "o.npz", [w])
     assert other.learning_rate.dtype == jnp.float64
     assert float(other.learning_rate) == 0.1
+
+
+def test_another_librarys_variable_stays_excluded(tmp_path):
+    w = keras.Variable(np.ones(1, np.float32), name="kernel")
+    opt = Adagrad(0.1, weight_decay=0.5)
+    opt.exclude_from_weight_decay([w])
+    opt.build([w])
+    opt.save(tmp_path / "o.npz")
+    Adagrad.load(tmp_path / "o.npz", [w]).apply_gradients([(jnp.zeros(1), w)])
+    assert float(w.value[0]) == 1

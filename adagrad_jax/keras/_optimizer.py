@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -450,7 +450,7 @@ class Optimizer:
                 if step is None:
                     scheduled = is_schedule(self._learning_rate)
                     step = self._new_step(variables, scheduled)
-                result = step(gradients, self._rate(), self._decay_rate())
+                result = step(gradients, self._rate(), self.decay._array)
             except BaseException:
                 self._built, self._iterations = built, counter
                 raise
@@ -520,7 +520,7 @@ class Optimizer:
             [jax.tree.map(jnp.asarray, packed(grads[i], values[i])) for i in chosen],
             kept[id(step.counter)],
             rate,
-            self._decay_rate(),
+            self.decay._array,
         )
         for i, value in zip(chosen, new_values, strict=True):
             values[i] = value
@@ -624,7 +624,7 @@ class Optimizer:
     def _saved_config(self) -> dict[str, Any]:
         """What another one must know beside the weights to go on as this one."""
         excluded = [
-            v if isinstance(v, str) else f"^{re.escape(as_cell(v, 0).name[:-2])}$"
+            v if isinstance(v, str) else f"^{re.escape(base_names([v])[0])}$"
             for v in self._not_decayed
         ]
         kept = {"learning_rate": self._learning_rate, "decay": self._decay}
@@ -703,22 +703,23 @@ class Optimizer:
         by_rate = optax.identity() if self._learning_rate is None else scale_by_rate()
         return options.around(self._transformation, by_rate, self._decays)
 
-    def _decays(self, params: Slots) -> Slots:
+    def _decays(self, keys: Iterable[str]) -> Slots:
         """For each variable whether its weights decay."""
         ids = {id(variable) for variable in self._not_decayed}
         names = [name for name in self._not_decayed if isinstance(name, str)]
         exempt = {key for i, key in self._built.keys.items() if i in ids}
         return Slots(
             (key, key not in exempt and not any(re.search(n, key) for n in names))
-            for key in params
+            for key in keys
         )
 
-    def _changes_all_rows(self, key: str) -> bool:
-        """Whether a step changes rows of this variable that have no gradient."""
-        decays = self._options.weight_decay is not None
-        return self._options.changes_all_rows or (
-            decays and self._decays(Slots({key: None}))[key]
-        )
+    def _changed_whole(self, keys: Sequence[str]) -> set[str]:
+        """Those variables of which a step changes rows that have no gradient."""
+        if self._options.changes_all_rows:
+            return set(keys)
+        if self._options.weight_decay is None:
+            return set()
+        return {key for key, decays in self._decays(keys).items() if decays}
 
     def _listed(self, var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
         if not callable(loss):
@@ -782,13 +783,7 @@ class Optimizer:
         if callable(rate):
             rate = checked_number("learning_rate", rate())
             return rate if isinstance(rate, jax.Array) else np.float32(rate)
-        if not isinstance(rate, Variable):
-            rate = self._learning_rate = as_variable("learning_rate", rate)
-        return rate._array
-
-    def _decay_rate(self) -> jax.Array:
-        kept = self._decay
-        return (kept if isinstance(kept, Variable) else self.decay)._array
+        return self.learning_rate._array
 
     def _grown(
         self, variables: Sequence[Any], transformation: optax.GradientTransformation
@@ -830,6 +825,6 @@ class Optimizer:
             [built.arrays[place] for place in places],
             structure,
             self._counter(f"{self._name}/iter"),
-            whole={key for key in keys if self._changes_all_rows(key)},
+            whole=self._changed_whole(keys),
             donate_variables=self._donate_variables,
         )
