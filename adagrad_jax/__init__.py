@@ -4,6 +4,7 @@ from adagrad_jax import dialects as dialects
 from adagrad_jax import keras as keras
 from adagrad_jax._accumulators import Accumulator as Accumulator
 from adagrad_jax._accumulators import Diagonal as Diagonal
+from adagrad_jax._accumulators import Norm as Norm
 from adagrad_jax._accumulators import RowAccumulator as RowAccumulator
 from adagrad_jax._accumulators import RowWise as RowWise
 from adagrad_jax._adagrad import ScaleByAdagradState as ScaleByAdagradState
@@ -15,14 +16,21 @@ from adagrad_jax._clipping import clip_by_norm as clip_by_norm
 from adagrad_jax._clipping import clip_by_value as clip_by_value
 from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
+from adagrad_jax._full_matrix import FullMatrix as FullMatrix
+from adagrad_jax._rounding import RoundedDiagonal as RoundedDiagonal
 from adagrad_jax._row_gradient import grad as grad
 from adagrad_jax._row_gradient import value_and_grad as value_and_grad
 from adagrad_jax._row_sparse import RowSparse as RowSparse
+from adagrad_jax._sm3 import SM3 as SM3
 
 __version__ = "0.1.0"
 __all__ = [
+    "SM3",
     "Accumulator",
     "Diagonal",
+    "FullMatrix",
+    "Norm",
+    "RoundedDiagonal",
     "RowAccumulator",
     "RowSparse",
     "RowWise",

@@ -4,8 +4,12 @@ An accumulator is a small frozen object with two methods. ``init`` makes the mem
 one parameter; ``update`` adds a gradient to it and divides the gradient by the root of
 what is now remembered. How that division is done (epsilon and its place, 0 / 0) is not
 the accumulator's business: it is handed in as ``normalize``.
+
+One that can also take a gradient of rows has a third method, ``update_rows``. Where the
+memory of one row is apart from that of the others, :class:`RowAccumulator` has it.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable
@@ -17,11 +21,13 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import at_least_float32, squared_magnitude
+from adagrad_jax._row_sparse import RowSparse, map_rows, replace_rows, sum_of_squares
 
 Normalize = Callable[[jax.Array, jax.Array], jax.Array]
 """``(gradient, sum_of_squares) -> gradient / root``, in the gradient's dtype.
 
-The sum of squares broadcasts to the gradient.
+The sum of squares broadcasts to the gradient. It is a pytree too, and so may be handed
+through :meth:`RowSparse.then`.
 """
 
 
@@ -48,23 +54,60 @@ class Accumulator(Protocol):
 
 
 @runtime_checkable
-class RowAccumulator(Accumulator, Protocol):
+class TakesRows(Accumulator, Protocol):
+    """An accumulator that takes :class:`RowSparse` gradients."""
+
+    def update_rows(
+        self, gradient: RowSparse, accumulator: Any, normalize: Normalize
+    ) -> tuple[RowSparse, Any]:
+        """What ``update`` does for ``gradient.to_dense()``."""
+        ...
+
+
+class RowAccumulator(abc.ABC):
     """An accumulator that keeps, for each row of a parameter, something of its own.
 
-    It can take a :class:`RowSparse` gradient: ``update`` is then called with some rows
-    of the gradient and the same rows of each array that ``init`` made, all of which
-    have the parameter's first axis.
+    To be derived from. Each array that ``init`` makes has the parameter's first axis,
+    and ``update`` may be called with some rows of the gradient and the same rows of
+    these arrays: so it can take a :class:`RowSparse` gradient, and only its rows are
+    read and written.
     """
 
+    @abc.abstractmethod
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Any:
+        """As in :class:`Accumulator`."""
+
+    @abc.abstractmethod
+    def update(
+        self, gradient: jax.Array, accumulator: Any, normalize: Normalize
+    ) -> tuple[jax.Array, Any]:
+        """As in :class:`Accumulator`."""
+
+    @abc.abstractmethod
     def precondition(
         self, gradient: jax.Array, accumulator: Any, normalize: Normalize
     ) -> jax.Array:
         """The first result of the ``update`` whose second was ``accumulator``."""
-        ...
+
+    def update_rows(
+        self, gradient: RowSparse, accumulator: Any, normalize: Normalize
+    ) -> tuple[RowSparse, Any]:
+        """``update`` of the rows that are in ``gradient``."""
+        gradient = gradient.grouped()
+        # Twice over the rows: what divides them is put off until they are used.
+        accumulator = replace_rows(gradient, self._remember, accumulator, normalize)
+        return map_rows(
+            gradient, self.precondition, accumulator, normalize
+        ), accumulator
+
+    def _remember(
+        self, gradient: jax.Array, accumulator: Any, normalize: Normalize
+    ) -> Any:
+        return self.update(gradient, accumulator, normalize)[1]
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagonal:
+class Diagonal(RowAccumulator):
     r"""One accumulator per parameter: the diagonal form of Adagrad, and the usual one.
 
     .. math::
@@ -101,11 +144,11 @@ class Diagonal:
     dtype: AccumulatorDType = None
 
     def __post_init__(self) -> None:
-        _check_dtype(self.dtype)
+        check_dtype(self.dtype)
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
         """An array like ``param``, sharded like it, full of the initial value."""
-        return full_like(param, initial_accumulator_value, _dtype_of(self.dtype, param))
+        return full_like(param, initial_accumulator_value, dtype_of(self.dtype, param))
 
     def update(
         self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
@@ -125,7 +168,7 @@ class Diagonal:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowWise:
+class RowWise(RowAccumulator):
     r"""One accumulator per row, of the mean of the row's squares.
 
     .. math::
@@ -161,17 +204,13 @@ class RowWise:
     dtype: AccumulatorDType = None
 
     def __post_init__(self) -> None:
-        _check_dtype(self.dtype)
+        check_dtype(self.dtype)
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
         """An array of shape ``param.shape[:1]``, sharded like the rows."""
-        shape = jnp.shape(param)
-        dtype = _dtype_of(self.dtype, param)
-        if isinstance(param, jax.ShapeDtypeStruct) or 0 in shape[1:]:
-            first = jax.ShapeDtypeStruct(shape[:1], param.dtype)
-        else:  # what is computed of the parameter is sharded as that is
-            first = jnp.asarray(param)[(..., *[0] * (len(shape) - 1))]
-        return full_like(first, initial_accumulator_value, dtype)
+        rows = along_axis(param, 0) if jnp.ndim(param) else param
+        dtype = dtype_of(self.dtype, param)
+        return full_like(rows, initial_accumulator_value, dtype)
 
     def update(
         self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
@@ -193,7 +232,78 @@ class RowWise:
         return normalize(gradient, jnp.expand_dims(accumulator, inside))
 
 
-def _check_dtype(dtype: AccumulatorDType) -> None:
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    r"""One accumulator for a whole parameter: AdaGrad-Norm.
+
+    .. math::
+
+        a_0 = \text{initial\_accumulator\_value}, \qquad
+        a_t = a_{t-1} + \lVert g_t \rVert_2^2
+
+    with the norm over all numbers of the parameter, so that they all have one learning
+    rate: stochastic gradient descent whose rate need not be tuned.
+
+    Args:
+      dtype: As in :class:`Diagonal`.
+
+    Raises:
+      TypeError: If ``dtype`` is none of those.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.scale_by_adagrad(0.0, accumulator=aj.Norm())
+      >>> gradient = jnp.array([3.0, 4.0])
+      >>> update, state = optimizer.update(gradient, optimizer.init(gradient))
+      >>> print(state.accumulator, update)
+      25.0 [0.6 0.8]
+
+    References:
+      Ward, Wu and Bottou, "AdaGrad Stepsizes: Sharp Convergence Over Nonconvex
+      Landscapes", ICML 2019, Algorithm 1 (:math:`b_t^2` there is :math:`a_t`).
+    """
+
+    dtype: AccumulatorDType = None
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
+        """One number."""
+        return jnp.full((), initial_accumulator_value, dtype_of(self.dtype, param))
+
+    def update(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds the gradient's squared norm, then divides it by the root of the sum."""
+        accumulator = self._remember(gradient, accumulator)
+        return normalize(gradient, accumulator), accumulator
+
+    def update_rows(
+        self, gradient: RowSparse, accumulator: jax.Array, normalize: Normalize
+    ) -> tuple[RowSparse, jax.Array]:
+        """The same; rows that are not in the gradient add nothing to its norm."""
+        gradient = gradient.grouped()
+        accumulator = self._remember(gradient, accumulator)
+        return gradient.then(_divide, accumulator, normalize), accumulator
+
+    def _remember(
+        self, gradient: jax.Array | RowSparse, accumulator: jax.Array
+    ) -> jax.Array:
+        dtype = at_least_float32(gradient.dtype, accumulator.dtype)
+        total = accumulator.astype(dtype) + sum_of_squares(gradient, dtype)
+        return total.astype(accumulator.dtype)
+
+
+def _divide(
+    rows: jax.Array, ids: jax.Array, accumulator: jax.Array, normalize: Normalize
+) -> jax.Array:
+    del ids
+    return normalize(rows, accumulator)
+
+
+def check_dtype(dtype: AccumulatorDType) -> None:
+    """Raises TypeError unless it is a real floating-point dtype or one of our words."""
     if dtype is None or dtype == "parameter":
         return
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -203,12 +313,25 @@ def _check_dtype(dtype: AccumulatorDType) -> None:
         )
 
 
-def _dtype_of(dtype: AccumulatorDType, param: jax.Array) -> DTypeLike:
+def dtype_of(dtype: AccumulatorDType, param: jax.Array) -> DTypeLike:
+    """What to keep the accumulators of ``param`` in."""
     if dtype is None:
         return at_least_float32(jnp.result_type(param))
     if dtype == "parameter":
         return jnp.finfo(jnp.result_type(param)).dtype
     return dtype
+
+
+def along_axis(
+    param: jax.Array | jax.ShapeDtypeStruct, axis: int
+) -> jax.Array | jax.ShapeDtypeStruct:
+    """Something of shape ``param.shape[axis]``, sharded as that axis is."""
+    shape = param.shape
+    others = [0 if other != axis else slice(None) for other in range(len(shape))]
+    if isinstance(param, jax.ShapeDtypeStruct) or 0 in shape:
+        return jax.ShapeDtypeStruct((shape[axis],), param.dtype)
+    # What is computed of the parameter is sharded as that is.
+    return jnp.asarray(param)[tuple(others)]
 
 
 def full_like(

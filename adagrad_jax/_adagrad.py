@@ -1,7 +1,5 @@
 """Adagrad: divide each gradient by the root of the sum of its squares so far."""
 
-import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -10,12 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import (
-    Accumulator,
-    Diagonal,
-    Normalize,
-    RowAccumulator,
-)
+from adagrad_jax._accumulators import Accumulator, Diagonal, TakesRows
 from adagrad_jax._checks import (
     check_accumulator,
     check_fits_state,
@@ -24,14 +17,10 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
     check_row_sparse,
+    map_leaves,
 )
-from adagrad_jax._precision import at_least_float32
-from adagrad_jax._row_sparse import (
-    RowSparse,
-    from_bcoo_leaves,
-    set_rows,
-    take_rows,
-)
+from adagrad_jax._normalize import Normalize
+from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves
 
 
 class ScaleByAdagradState(NamedTuple):
@@ -106,19 +95,20 @@ def scale_by_adagrad(
         initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
     )
     check_accumulator(accumulator)
-    inside, outside = (epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)
+    normalize = Normalize(*((epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)))
 
     def update_leaf(gradient: Any, kept: Any) -> tuple[Any, Any]:
-        if isinstance(gradient, RowSparse) and isinstance(accumulator, RowAccumulator):
-            return _update_rows(accumulator, gradient, kept, inside, outside)
-        normalize = _normalize(inside, outside)
+        if isinstance(gradient, RowSparse) and isinstance(accumulator, TakesRows):
+            return accumulator.update_rows(gradient, kept, normalize)
         return accumulator.update(jnp.asarray(gradient), kept, normalize)
 
     def init_fn(params: optax.Params) -> ScaleByAdagradState:
         check_leaves(params, "parameter")
         return ScaleByAdagradState(
-            accumulator=jax.tree.map(
-                lambda p: accumulator.init(p, initial_accumulator_value), params
+            accumulator=map_leaves(
+                lambda p: accumulator.init(p, initial_accumulator_value),
+                params,
+                "parameter",
             )
         )
 
@@ -131,8 +121,8 @@ def scale_by_adagrad(
         del extra_args
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
-        if not isinstance(accumulator, RowAccumulator):
-            check_row_sparse(updates, f"{accumulator!r} does not keep rows apart")
+        if not isinstance(accumulator, TakesRows):
+            check_row_sparse(updates, f"{accumulator!r} takes whole gradients only")
         check_kinds(updates, params)
         check_fits_state(updates, state.accumulator, accumulator.init)
         gradients, structure = jax.tree.flatten(updates)
@@ -237,69 +227,3 @@ def scale_by(factor: Any) -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, _: jax.tree.map(scale, from_bcoo_leaves(updates))
     )
-
-
-def _update_rows(
-    accumulator: RowAccumulator,
-    gradient: RowSparse,
-    kept: Any,
-    inside: ArrayLike,
-    outside: ArrayLike,
-) -> tuple[RowSparse, Any]:
-    """``accumulator.update`` of the rows that are in ``gradient``."""
-    gradient = gradient.grouped()
-    kept = gradient.fold(_AccumulateRows(accumulator), kept, inside, outside)
-    precondition = _PreconditionRows(accumulator)
-    return gradient.then(precondition, kept, inside, outside), kept
-
-
-@dataclasses.dataclass(frozen=True)
-class _AccumulateRows:
-    accumulator: RowAccumulator
-
-    def __call__(
-        self, kept: Any, rows: jax.Array, ids: jax.Array, *epsilons: ArrayLike
-    ) -> Any:
-        old = jax.tree.map(lambda table: take_rows(table, ids), kept)
-        _, new = self.accumulator.update(rows, old, _normalize(*epsilons))
-        return jax.tree.map(lambda table, rows: set_rows(table, ids, rows), kept, new)
-
-
-@dataclasses.dataclass(frozen=True)
-class _PreconditionRows:
-    accumulator: RowAccumulator
-
-    def __call__(
-        self, rows: jax.Array, ids: jax.Array, kept: Any, *epsilons: ArrayLike
-    ) -> jax.Array:
-        kept = jax.tree.map(lambda table: take_rows(table, ids), kept)
-        return self.accumulator.precondition(rows, kept, _normalize(*epsilons))
-
-
-def _normalize(inside: ArrayLike, outside: ArrayLike) -> Normalize:
-    return functools.partial(_divide_by_root, inside=inside, outside=outside)
-
-
-def _divide_by_root(
-    numerator: jax.Array,
-    sum_of_squares: jax.Array,
-    inside: ArrayLike,
-    outside: ArrayLike,
-) -> jax.Array:
-    """``numerator / (sqrt(sum_of_squares + inside) + outside)``, and 0 for 0 / 0."""
-    if jnp.iscomplexobj(numerator):
-        parts = [
-            _divide_by_root(part, sum_of_squares, inside, outside)
-            for part in (numerator.real, numerator.imag)
-        ]
-        return jax.lax.complex(*parts)
-    dtype = at_least_float32(numerator.dtype, sum_of_squares.dtype)
-    radicand = sum_of_squares.astype(dtype) + jnp.asarray(inside, dtype)
-    nothing = radicand == 0
-    # The root is kept away from 0, not only its result replaced there: a derivative
-    # through the step would be infinity * 0 = NaN otherwise.
-    root = jnp.sqrt(jnp.where(nothing, 1, radicand))
-    outside = jnp.asarray(outside, dtype)
-    epsilon_alone = jnp.where(outside == 0, jnp.inf, outside)
-    denominator = jnp.where(nothing, epsilon_alone, root + outside)
-    return (numerator.astype(dtype) / denominator).astype(numerator.dtype)

@@ -110,6 +110,22 @@ def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> No
             )
 
 
+def map_leaves(
+    function: Callable[[Any], Any],
+    tree: Any,
+    noun: str,
+) -> Any:
+    """``jax.tree.map``; the leaf's path is added to what ``function`` raises."""
+
+    def at_path(path: Path, leaf: Any) -> Any:
+        try:
+            return function(leaf)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{noun} {_at(path)}: {error}") from error
+
+    return jax.tree_util.tree_map_with_path(at_path, tree)
+
+
 def check_row_sparse(updates: Any, reason: str) -> None:
     """Raises TypeError if there is a :class:`RowSparse` among ``updates``."""
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
@@ -217,9 +233,12 @@ def _difference(updates: Any, others: Any, noun: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _expected_shapes(
     init: Callable[[Any, Any], Any], shape: tuple[int, ...]
-) -> tuple[Any, ...]:
+) -> tuple[Any, ...] | None:
     param = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return _shapes(jax.eval_shape(init, param, 0.0))
+    try:
+        return _shapes(jax.eval_shape(init, param, 0.0))
+    except ValueError:  # it takes no parameter of this shape
+        return None
 
 
 def _shapes(tree: Any) -> tuple[list[tuple[int, ...]], Any]:

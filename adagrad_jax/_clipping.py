@@ -10,8 +10,8 @@ import optax
 from jax.typing import ArrayLike
 
 from adagrad_jax._checks import check_hyperparameter, check_leaves
-from adagrad_jax._precision import at_least_float32, squared_magnitude
-from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves
+from adagrad_jax._precision import at_least_float32
+from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves, sum_of_squares
 
 
 def clip_by_value(
@@ -85,8 +85,8 @@ def clip_by_norm(
     check_hyperparameter("max_norm", max_norm, infinity=True)
 
     def clip(gradient: Any) -> Any:
-        (gradient,), sum_of_squares = _sum_of_squares([gradient])
-        return _elementwise(_shrink, gradient, sum_of_squares, max_norm)
+        (gradient,), total = _sum_of_squares([gradient])
+        return _elementwise(_shrink, gradient, total, max_norm)
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
         updates = from_bcoo_leaves(updates)
@@ -139,9 +139,9 @@ def clip_by_global_norm(
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         leaves, structure = jax.tree.flatten(updates)
-        leaves, sum_of_squares = _sum_of_squares(leaves)
+        leaves, total = _sum_of_squares(leaves)
         return structure.unflatten(
-            [_elementwise(_shrink, leaf, sum_of_squares, max_norm) for leaf in leaves]
+            [_elementwise(_shrink, leaf, total, max_norm) for leaf in leaves]
         )
 
     return optax.with_extra_args_support(optax.stateless(update))
@@ -177,18 +177,8 @@ def _sum_of_squares(leaves: list[Any]) -> tuple[list[Any], jax.Array]:
     ]
     total = jnp.zeros((), at_least_float32(*(leaf.dtype for leaf in leaves)))
     for leaf in leaves:
-        if isinstance(leaf, RowSparse):
-            total = leaf.fold(_add_squares, total, leaf.shape[0])
-        else:
-            total += jnp.sum(squared_magnitude(leaf, total.dtype))
+        total += sum_of_squares(leaf, total.dtype)
     return leaves, total
-
-
-def _add_squares(
-    total: jax.Array, rows: jax.Array, ids: jax.Array, num_rows: jax.Array
-) -> jax.Array:
-    named = jnp.expand_dims(ids < num_rows, range(1, rows.ndim))
-    return total + jnp.sum(squared_magnitude(rows, total.dtype), where=named, initial=0)
 
 
 def _shrink(

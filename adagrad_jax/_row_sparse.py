@@ -1,8 +1,9 @@
 """The gradient of a table of which only some rows were read."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from adagrad_jax._distinct_rows import (
     find_distinct,
     fold,
 )
+from adagrad_jax._precision import squared_magnitude
+
+Tables = TypeVar("Tables")
 
 
 class _OpaqueType(type):
@@ -298,6 +302,77 @@ def add_to_rows(table: jax.Array, rows: jax.Array, ids: jax.Array) -> jax.Array:
     The addition is in the wider of both dtypes.
     """
     return set_rows(table, ids, take_rows(table, ids) + rows)
+
+
+def replace_rows(
+    gradient: RowSparse,
+    function: Callable[..., Tables],
+    tables: Tables,
+    *operands: Any,
+    beside: Any = None,
+) -> Tables:
+    """``tables`` with the rows that are in ``gradient`` replaced.
+
+    Args:
+      gradient: Its rows are visited once each, their entries summed.
+      function: A hashable ``(rows, rows_of_tables, *operands) -> rows_of_tables``.
+      tables: A tree of arrays that have the gradient's first axis.
+      *operands: More arrays for ``function``, whole.
+      beside: Tables that are read too: ``function`` gets their rows after its own.
+    """
+    read = () if beside is None else (beside,)
+    return gradient.fold(_ReplaceRows(function), tables, read, operands)
+
+
+def map_rows(
+    gradient: RowSparse, function: Callable[..., jax.Array], tables: Any, *operands: Any
+) -> RowSparse:
+    """``gradient`` with each row's sum mapped by what tables have in that row.
+
+    Args:
+      gradient: What to map, when its rows are visited.
+      function: A hashable ``(rows, rows_of_tables, *operands) -> rows``.
+      tables: A tree of arrays that have the gradient's first axis.
+      *operands: More arrays for ``function``, whole.
+    """
+    return gradient.then(_MapRows(function), tables, operands)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReplaceRows:
+    function: Callable[..., Any]
+
+    def __call__(
+        self, tables: Any, rows: jax.Array, ids: jax.Array, read: Any, operands: Any
+    ) -> Any:
+        old, beside = jax.tree.map(lambda table: take_rows(table, ids), (tables, read))
+        new = self.function(rows, old, *beside, *operands)
+        return jax.tree.map(lambda table, rows: set_rows(table, ids, rows), tables, new)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MapRows:
+    function: Callable[..., jax.Array]
+
+    def __call__(
+        self, rows: jax.Array, ids: jax.Array, tables: Any, operands: Any
+    ) -> jax.Array:
+        tables = jax.tree.map(lambda table: take_rows(table, ids), tables)
+        return self.function(rows, tables, *operands)
+
+
+def sum_of_squares(gradient: Any, dtype: DTypeLike) -> jax.Array:
+    """Of all of an array's numbers, or of all rows' sums, in ``dtype``."""
+    if not isinstance(gradient, RowSparse):
+        return jnp.sum(squared_magnitude(jnp.asarray(gradient), dtype))
+    return gradient.fold(_add_squares, jnp.zeros((), dtype), gradient.shape[0])
+
+
+def _add_squares(
+    total: jax.Array, rows: jax.Array, ids: jax.Array, num_rows: jax.Array
+) -> jax.Array:
+    named = jnp.expand_dims(ids < num_rows, range(1, rows.ndim))
+    return total + jnp.sum(squared_magnitude(rows, total.dtype), where=named, initial=0)
 
 
 def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:

@@ -647,7 +647,7 @@ class PerAxis:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerRow:
+class PerRow(aj.RowAccumulator):
     """One number per row: the sum of the means of the squares of its gradients."""
 
     def init(self, param, initial_accumulator_value):
@@ -685,7 +685,7 @@ def test_an_accumulator_that_mixes_rows_takes_no_row_sparse_gradient():
     optimizer = aj.adagrad(0.1, accumulator=PerAxis())
     params, batch = some_params(), tuple(array[0] for array in some_batches())
     state = optimizer.init(params)
-    message = r"gradient at \['table'\] is a RowSparse, but PerAxis\(\) does not keep"
+    message = r"gradient at \['table'\] is a RowSparse, but PerAxis\(\) takes whole"
     with pytest.raises(TypeError, match=message):
         optimizer.update(gradients_of(batch), state, params)
     bcoo = gradients_of(batch) | {"table": gradients_of(batch)["table"].to_bcoo()}

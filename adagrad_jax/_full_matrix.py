@@ -1,0 +1,132 @@
+"""The paper's full-matrix form, which few can afford and small leaves can."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from adagrad_jax._accumulators import (
+    AccumulatorDType,
+    Normalize,
+    check_dtype,
+    dtype_of,
+)
+from adagrad_jax._precision import at_least_float32
+
+
+@dataclasses.dataclass(frozen=True)
+class FullMatrix:
+    r"""A whole matrix per parameter: the full-matrix form of Adagrad.
+
+    .. math::
+
+        G_0 = \text{initial\_accumulator\_value} \cdot I, \qquad
+        G_t = G_{t-1} + g_t g_t^\top, \qquad
+        u_t = G_t^{-1/2} g_t
+
+    with the parameter flattened to a vector of :math:`n` numbers. The root is taken by
+    a symmetric eigendecomposition :math:`G = V \Lambda V^\top`, in whose basis the
+    division is :class:`Diagonal`'s: :math:`u = V ((V^\top g) / (\sqrt{\Lambda} +
+    \epsilon))`. It learns in few steps what is correlated, and costs :math:`n^2`
+    memory and :math:`O(n^3)` time in each.
+
+    With ``block_size`` the vector is cut into blocks of so many numbers, each with a
+    matrix of its own: :math:`n \cdot \text{block\_size}` memory. The memory of a leaf
+    is of shape ``(num_blocks, b, b)``.
+
+    Eigenvalues below :math:`b` units of rounding of the largest are taken for that: an
+    eigendecomposition cannot tell them from 0. Derivatives through a step are not
+    defined where eigenvalues are equal, and NaN there.
+
+    Args:
+      dtype: As in :class:`Diagonal`.
+      block_size: How many numbers are in a block, at least 1. None: all, in one.
+      max_size: The most numbers that a leaf may have without ``block_size``, lest a
+        forgotten embedding table ask for a terabyte. 1,024 take 4 MiB, and a good part
+        of a second in each step on a CPU.
+
+    Raises:
+      TypeError: If ``dtype`` is none of those; if a parameter is complex; if a
+        gradient is a :class:`RowSparse`, whose rows the matrix would mix.
+      ValueError: If ``block_size`` or ``max_size`` is no positive integer; in ``init``,
+        if a leaf is larger than ``max_size`` and there is no ``block_size``.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.scale_by_adagrad(0.0, accumulator=aj.FullMatrix())
+      >>> gradient = jnp.array([3.0, 4.0])
+      >>> update, state = optimizer.update(gradient, optimizer.init(gradient))
+      >>> print(state.accumulator[0], update.round(3))  # a vector's own direction
+      [[ 9. 12.]
+       [12. 16.]] [0.6 0.8]
+
+    References:
+      Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
+      Stochastic Optimization", JMLR 12 (2011), Figure 1 with the full :math:`G_t`.
+    """
+
+    dtype: AccumulatorDType = None
+    block_size: int | None = None
+    max_size: int = 1024
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        _check_positive("max_size", self.max_size)
+        if self.block_size is not None:
+            _check_positive("block_size", self.block_size)
+
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
+        """A diagonal matrix for each block."""
+        dtype = dtype_of(self.dtype, param)
+        if jnp.issubdtype(jnp.result_type(param), jnp.complexfloating):
+            raise TypeError(
+                "FullMatrix() takes real parameters; wrap the optimizer with "
+                "optax.contrib.split_real_and_imaginary."
+            )
+        num_blocks, size = self._blocks(math.prod(jnp.shape(param)))
+        diagonal = jnp.eye(size, dtype=dtype) * jnp.asarray(
+            initial_accumulator_value, dtype
+        )
+        return jnp.broadcast_to(diagonal, (num_blocks, size, size))
+
+    def update(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds the outer product, then multiplies by the inverse of the root."""
+        num_blocks, size, _ = accumulator.shape
+        dtype = at_least_float32(gradient.dtype, accumulator.dtype)
+        flat = gradient.astype(dtype).ravel()
+        padded = jnp.pad(flat, (0, num_blocks * size - flat.size))
+        g = padded.reshape(num_blocks, size, 1)
+        # What divides is what is kept, rounded as it is kept.
+        total = (accumulator.astype(dtype) + g * g.mT).astype(accumulator.dtype)
+        if flat.size == 0:
+            return gradient, total
+        eigenvalues, vectors = jnp.linalg.eigh(
+            total.astype(dtype), symmetrize_input=False
+        )
+        least = eigenvalues[:, -1:] * size * jnp.finfo(dtype).eps
+        eigenvalues = jnp.maximum(eigenvalues, least)
+        update = vectors @ normalize(vectors.mT @ g, eigenvalues[:, :, None])
+        update = update.ravel()[: flat.size].reshape(gradient.shape)
+        return update.astype(gradient.dtype), total
+
+    def _blocks(self, size: int) -> tuple[int, int]:
+        """How many blocks a leaf of so many numbers has, and of how many numbers."""
+        if self.block_size is not None:
+            return -(-size // self.block_size), self.block_size
+        if size > self.max_size:
+            raise ValueError(
+                f"FullMatrix() is for leaves of at most max_size={self.max_size} "
+                f"numbers, got {size}, whose matrix has {size**2:,}; give it a "
+                "block_size, raise max_size, or give this leaf another accumulator "
+                "with optax.partition."
+            )
+        return 1, size
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")

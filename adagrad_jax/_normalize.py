@@ -1,0 +1,40 @@
+"""The division by the root, with epsilon in its place."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from adagrad_jax._precision import at_least_float32
+
+
+class Normalize(NamedTuple):
+    """``(gradient, sum_of_squares) -> gradient / root``, in the gradient's dtype.
+
+    The root is ``sqrt(sum_of_squares + inside) + outside``, and 0 / 0 is 0. The sum of
+    squares broadcasts to the gradient.
+
+    Attributes:
+      inside: Epsilon, if it goes under the root, else 0.
+      outside: Epsilon, if it is added to the root, else 0.
+    """
+
+    inside: ArrayLike
+    outside: ArrayLike
+
+    def __call__(self, numerator: jax.Array, sum_of_squares: jax.Array) -> jax.Array:
+        """Divides by the root."""
+        if jnp.iscomplexobj(numerator):
+            parts = [self(x, sum_of_squares) for x in (numerator.real, numerator.imag)]
+            return jax.lax.complex(*parts)
+        dtype = at_least_float32(numerator.dtype, sum_of_squares.dtype)
+        radicand = sum_of_squares.astype(dtype) + jnp.asarray(self.inside, dtype)
+        nothing = radicand == 0
+        # The root is kept away from 0, not only its result replaced there: a derivative
+        # through the step would be infinity * 0 = NaN otherwise.
+        root = jnp.sqrt(jnp.where(nothing, 1, radicand))
+        outside = jnp.asarray(self.outside, dtype)
+        epsilon_alone = jnp.where(outside == 0, jnp.inf, outside)
+        denominator = jnp.where(nothing, epsilon_alone, root + outside)
+        return (numerator.astype(dtype) / denominator).astype(numerator.dtype)

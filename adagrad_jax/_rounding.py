@@ -1,0 +1,156 @@
+"""Stochastic rounding: right on average, however small what is added."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from adagrad_jax._accumulators import Normalize, full_like
+from adagrad_jax._precision import at_least_float32, squared_magnitude
+from adagrad_jax._row_sparse import RowSparse, map_rows, set_rows, take_rows
+
+
+def round_stochastically(
+    x: jax.Array, dtype: DTypeLike, key: jax.Array, ids: jax.Array | None = None
+) -> jax.Array:
+    """``x`` rounded up or down to ``dtype``, so that the mean of both is ``x``.
+
+    Args:
+      x: Real numbers.
+      dtype: What to round to, of less precision.
+      key: A JAX random key. A row's random bits depend on it and on the row's id alone,
+        so some rows of a table are rounded as they would be among all.
+      ids: ``x.shape[:1]``, the ids of the rows of ``x``; if None, 0, 1, 2, ...
+    """
+    if x.ndim == 0:
+        return round_stochastically(x[None], dtype, key)[0]
+    ids = jnp.arange(x.shape[0]) if ids is None else ids
+    random = jax.vmap(functools.partial(_uniform, key, x.shape[1:]))(ids)
+    nearest = x.astype(dtype)
+    error = x - nearest.astype(x.dtype)
+    # Away from the nearest, beyond x: the other one of the two that x lies between.
+    beyond = jnp.where(error > 0, jnp.inf, -jnp.inf).astype(dtype)
+    other = jnp.nextafter(nearest, beyond)
+    gap = jnp.abs(other.astype(x.dtype) - nearest.astype(x.dtype))
+    # Not a division, which 0 / 0 might spoil: an exact or infinite x stays as it is.
+    return jnp.where(random.astype(x.dtype) * gap < jnp.abs(error), other, nearest)
+
+
+def _uniform(key: jax.Array, shape: tuple[int, ...], row: jax.Array) -> jax.Array:
+    """Multiples of 2**-16 in [0, 1), the middle of each step."""
+    bits = jax.random.bits(jax.random.fold_in(key, row), shape, jnp.uint16)
+    return (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-16)
+
+
+class Rounded(NamedTuple):
+    """The memory of :class:`RoundedDiagonal`.
+
+    Attributes:
+      sum_of_squares: An array like the parameter.
+      count: How many steps were taken, int32: which random numbers come next.
+    """
+
+    sum_of_squares: jax.Array
+    count: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedDiagonal:
+    r""":class:`Diagonal` in 16 bits that does not stop growing.
+
+    .. math::
+
+        a_t = \mathrm{round}(a_{t-1} + |g_t|^2)
+
+    A bfloat16 sum rounded to the nearest stops growing as soon as a square is less than
+    about 1/256 of it; float16 at 1/2048. Here it is rounded up or down at random, with
+    probabilities that make its mean exact, so that :math:`a_t` is an unbiased estimate
+    of the sum of squares, for half of float32's memory.
+
+    The random numbers follow from ``seed``, the step and the row, so the same run gives
+    the same numbers, and a row-sparse gradient those of its dense form.
+
+    Args:
+      dtype: bfloat16, whose range is float32's, or float16, which overflows at 65,504.
+      seed: Which random numbers to use.
+
+    Raises:
+      TypeError: If ``dtype`` is neither.
+
+    Example:
+      >>> import adagrad_jax as aj, jax, jax.numpy as jnp
+      >>> def grown(accumulator):
+      ...     optimizer = aj.scale_by_adagrad(0.0, accumulator=accumulator)
+      ...     def step(state, _):
+      ...         return optimizer.update(jnp.ones(1000), state)[1], None
+      ...     state, _ = jax.lax.scan(step, optimizer.init(jnp.ones(1000)), length=1000)
+      ...     return state.accumulator
+      >>> stuck = grown(aj.Diagonal(dtype=jnp.bfloat16))
+      >>> print(stuck.mean())  # of 1000 steps
+      256
+      >>> kept = grown(aj.RoundedDiagonal())
+      >>> print(kept.sum_of_squares.astype(jnp.float32).mean().round(-1))
+      1000.0
+
+    References:
+      Gupta, Agrawal, Gopalakrishnan and Narayanan, "Deep Learning with Limited
+      Numerical Precision", ICML 2015, Section 3.1.
+    """
+
+    dtype: DTypeLike = jnp.bfloat16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (jnp.bfloat16, jnp.float16):
+            raise TypeError(
+                f"`dtype` must be bfloat16 or float16, got {self.dtype!r}; for others "
+                "use Diagonal(dtype=...)."
+            )
+
+    def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Rounded:
+        """An array like ``param``, sharded like it, and a count."""
+        full = full_like(param, initial_accumulator_value, self.dtype)
+        return Rounded(full, jnp.zeros((), jnp.int32))
+
+    def update(
+        self, gradient: jax.Array, accumulator: Rounded, normalize: Normalize
+    ) -> tuple[jax.Array, Rounded]:
+        """Adds the gradient's squares, then divides it by their root."""
+        sums = _add(gradient, accumulator.sum_of_squares, self._key(accumulator))
+        return normalize(gradient, sums), Rounded(sums, accumulator.count + 1)
+
+    def update_rows(
+        self, gradient: RowSparse, accumulator: Rounded, normalize: Normalize
+    ) -> tuple[RowSparse, Rounded]:
+        """The same of the rows that are in ``gradient``."""
+        gradient, key = gradient.grouped(), self._key(accumulator)
+        sums = gradient.fold(_add_to_rows, accumulator.sum_of_squares, key)
+        update = map_rows(gradient, _normalize, sums, normalize)
+        return update, Rounded(sums, accumulator.count + 1)
+
+    def _key(self, accumulator: Rounded) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.seed), accumulator.count)
+
+
+def _add(
+    gradient: jax.Array,
+    sums: jax.Array,
+    key: jax.Array,
+    ids: jax.Array | None = None,
+) -> jax.Array:
+    dtype = at_least_float32(gradient.dtype, sums.dtype)
+    total = sums.astype(dtype) + squared_magnitude(gradient, dtype)
+    return round_stochastically(total, sums.dtype, key, ids)
+
+
+def _add_to_rows(
+    sums: jax.Array, rows: jax.Array, ids: jax.Array, key: jax.Array
+) -> jax.Array:
+    return set_rows(sums, ids, _add(rows, take_rows(sums, ids), key, ids))
+
+
+def _normalize(rows: jax.Array, sums: jax.Array, normalize: Normalize) -> jax.Array:
+    return normalize(rows, sums)

@@ -1,0 +1,119 @@
+"""One accumulator per row, one per column: memory that grows with the axes' lengths."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from adagrad_jax._accumulators import (
+    AccumulatorDType,
+    Normalize,
+    along_axis,
+    check_dtype,
+    dtype_of,
+    full_like,
+)
+from adagrad_jax._precision import at_least_float32, squared_magnitude
+from adagrad_jax._row_sparse import RowSparse, set_rows, take_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class SM3:
+    r"""One accumulator for each index of each axis: SM3-II, a cover of Adagrad's.
+
+    .. math::
+
+        \nu_t[i, j] = \min(r_{t-1}[i], c_{t-1}[j]) + |g_t[i, j]|^2, \qquad
+        r_t[i] = \max_j \nu_t[i, j], \qquad c_t[j] = \max_i \nu_t[i, j]
+
+    for a matrix, with a vector for each axis of any array in the same way. The gradient
+    is divided by the root of :math:`\nu_t`, which is at least :class:`Diagonal`'s sum
+    of squares and near it where rows and columns are alike: an :math:`m \times n`
+    matrix has :math:`m + n` accumulators. For parameters of one axis it is
+    :class:`Diagonal`.
+
+    The memory of a leaf is a tuple of vectors, one per axis; all of them start at
+    ``initial_accumulator_value``. A row without gradient changes none of them, so a
+    :class:`RowSparse` gradient gives what its dense form gives, for the cost of its
+    rows.
+
+    Args:
+      dtype: As in :class:`Diagonal`.
+
+    Raises:
+      TypeError: If ``dtype`` is none of those.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> optimizer = aj.scale_by_adagrad(0.0, accumulator=aj.SM3())
+      >>> gradient = jnp.array([[3.0, 0.0], [0.0, 1.0]])
+      >>> _, state = optimizer.update(gradient, optimizer.init(gradient))
+      >>> rows, columns = state.accumulator
+      >>> print(rows, columns)
+      [9. 1.] [9. 1.]
+
+    References:
+      Anil, Gupta, Koren and Singer, "Memory-Efficient Adaptive Optimization", NeurIPS
+      2019, Algorithm SM3-II.
+    """
+
+    dtype: AccumulatorDType = None
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+
+    def init(
+        self, param: jax.Array, initial_accumulator_value: ArrayLike
+    ) -> tuple[jax.Array, ...]:
+        """A vector for each axis, sharded like it; for a number, one number."""
+        dtype = dtype_of(self.dtype, param)
+        along = [along_axis(param, axis) for axis in range(jnp.ndim(param))] or [param]
+        return tuple(full_like(x, initial_accumulator_value, dtype) for x in along)
+
+    def update(
+        self,
+        gradient: jax.Array,
+        accumulator: tuple[jax.Array, ...],
+        normalize: Normalize,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """Divides by the root of the least bound, then takes the largest as bounds."""
+        dtype = at_least_float32(gradient.dtype, *(a.dtype for a in accumulator))
+        axes = range(gradient.ndim)
+        others = [tuple(other for other in axes if other != axis) for axis in axes]
+        others = others or [()]
+        bounds = [
+            jnp.expand_dims(vector.astype(dtype), axes)
+            for vector, axes in zip(accumulator, others, strict=True)
+        ]
+        squares = squared_magnitude(gradient, dtype)
+        total = functools.reduce(jnp.minimum, bounds) + squares
+        # Not just the maximum: there may be nothing to take it of, or some rows only.
+        largest = [
+            jnp.maximum(
+                vector, jnp.max(total, axis=axes, initial=0).astype(vector.dtype)
+            )
+            for vector, axes in zip(accumulator, others, strict=True)
+        ]
+        return normalize(gradient, total), tuple(largest)
+
+    def update_rows(
+        self,
+        gradient: RowSparse,
+        accumulator: tuple[jax.Array, ...],
+        normalize: Normalize,
+    ) -> tuple[RowSparse, tuple[jax.Array, ...]]:
+        """The same of the rows in ``gradient``: others would change no bound.
+
+        That is so because each bound was reached by some number of its row or column,
+        whose other bounds are no less.
+        """
+        rows = gradient.summed()
+        of_rows, *of_others = accumulator
+        old = take_rows(of_rows, rows.ids), *of_others
+        update, (new, *of_others) = self.update(rows.values, old, normalize)
+        return (
+            RowSparse(rows.ids, update, rows.shape),
+            (set_rows(of_rows, rows.ids, new), *of_others),
+        )
