@@ -16,7 +16,13 @@ from adagrad_jax._clipping import clip_by_norm as clip_by_norm
 from adagrad_jax._clipping import clip_by_value as clip_by_value
 from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
+from adagrad_jax._ftrl import FtrlState as FtrlState
+from adagrad_jax._ftrl import ftrl as ftrl
 from adagrad_jax._full_matrix import FullMatrix as FullMatrix
+from adagrad_jax._regularized import AdagradDAState as AdagradDAState
+from adagrad_jax._regularized import ProximalAdagradState as ProximalAdagradState
+from adagrad_jax._regularized import adagrad_da as adagrad_da
+from adagrad_jax._regularized import proximal_adagrad as proximal_adagrad
 from adagrad_jax._rounding import RoundedDiagonal as RoundedDiagonal
 from adagrad_jax._row_gradient import grad as grad
 from adagrad_jax._row_gradient import value_and_grad as value_and_grad
@@ -25,26 +31,32 @@ from adagrad_jax._sm3 import SM3 as SM3
 
 __version__ = "0.1.0"
 __all__ = [
-    "SM3",
     "Accumulator",
+    "AdagradDAState",
     "Diagonal",
+    "FtrlState",
     "FullMatrix",
     "Norm",
+    "ProximalAdagradState",
     "RoundedDiagonal",
     "RowAccumulator",
     "RowSparse",
     "RowWise",
+    "SM3",
     "ScaleByAdagradState",
     "adagrad",
+    "adagrad_da",
     "add_decayed_weights",
     "apply_updates",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
     "dialects",
+    "ftrl",
     "grad",
     "inverse_time_decay",
     "keras",
+    "proximal_adagrad",
     "scale_by_adagrad",
     "value_and_grad",
 ]

@@ -54,7 +54,7 @@ class Rounded(NamedTuple):
     """
 
     sum_of_squares: jax.Array
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,6 +102,8 @@ def _case(peer: str, entry: dict[str, Any], archive: dict[str, np.ndarray]) -> C
     variables = []
     for v in entry["variables"]:
         arrays = {name: archive[key] for name, key in v["keys"].items()}
+        if "grad_sq_acc" in arrays:  # AdagradDA's word for it
+            arrays["acc"] = arrays.pop("grad_sq_acc")
         known = {
             name: arrays.pop(name, None)
             for name in ("init", "params", "acc", "grads", "present")
@@ -142,6 +144,7 @@ def check(
     gradients: Callable[[int, Any], Any] | None = None,
     before_step: Callable[[int, Any], Any] = lambda t, state: state,
     after_step: Callable[[Any], Any] = lambda params: params,
+    operand: Callable[[Variable, int], Any] = lambda variable, t: 0.0,
     units: int = 6,
     jit: bool = True,
 ) -> None:
@@ -149,7 +152,8 @@ def check(
 
     A step may add an error of ``units`` of the dtype's epsilon, relative to the size of
     the operands (tests/golden/README.md, "How exact to be": 6 given the
-    gradient, 16 where clipping or the gradient itself is computed too).
+    gradient, 16 where clipping or the gradient itself is computed too). ``operand`` is
+    of what size besides parameters and updates what they are computed of is.
     """
 
     def apply(gradients: Any, state: Any, params: Any) -> tuple[Any, Any, Any]:
@@ -170,6 +174,7 @@ def check(
             gradients or recorded_gradients(case),
             before_step,
             after_step,
+            operand,
             units,
             jax.jit(apply) if jit else apply,
             follow_peer,
@@ -192,7 +197,15 @@ def _to_rows(gradients: Any) -> Any:
 
 
 def _run(
-    case, optimizer, gradients, before_step, after_step, units, apply, follow_peer
+    case,
+    optimizer,
+    gradients,
+    before_step,
+    after_step,
+    operand,
+    units,
+    apply,
+    follow_peer,
 ) -> None:
     params = {v.name: jnp.asarray(v.init, v.dtype) for v in case.variables}
     state = optimizer.init(params)
@@ -206,6 +219,9 @@ def _run(
             for field, arrays in {
                 "accumulator": {v.name: v.acc for v in case.variables},
                 "average": {v.name: v.arrays.get("average") for v in case.variables},
+                "gradient_sum": {
+                    v.name: v.arrays.get("grad_acc") for v in case.variables
+                },
             }.items():
                 known = {
                     name: array[t - 1]
@@ -223,7 +239,8 @@ def _run(
         for v in case.variables:
             where = f"{case}, step {t}, {v.name}, {follow_peer=}"
             assert params[v.name].dtype == v.dtype, where
-            for array in (params[v.name], v.params[t], updates[v.name]):
+            operands = params[v.name], v.params[t], updates[v.name], operand(v, t)
+            for array in operands:
                 size[v.name] = np.maximum(size[v.name], _magnitude(array))
             compare_parameters(
                 params[v.name],

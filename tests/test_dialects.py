@@ -73,21 +73,19 @@ def parametrize_sparse(peer, *kinds):
 
 @pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax"])
 def test_every_dense_case_is_tested(peer):
-    others = ("v1_proximal", "v1_da")  # other algorithms
-    cases = [c for c in golden.dense_cases(peer) if c.kind not in others]
+    cases = golden.dense_cases(peer)
     assert len(cases) > 25
     assert {str(case) for case in cases} <= TESTED
 
 
-SPARSE_CASES = {"tf20": 21, "torch": 8, "keras3": 0, "optax": 0, "fbgemm": 22}
+SPARSE_CASES = {"tf20": 37, "torch": 8, "keras3": 0, "optax": 0, "fbgemm": 22}
 # PyTorch's is sparse in both axes of a matrix; a RowSparse has whole rows.
 NOT_ROW_SPARSE = {"torch-sparse_two_dims_float64"}
 
 
 @pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax", "fbgemm"])
 def test_every_sparse_case_is_tested(peer):
-    others = ("v1_proximal", "v1_da")  # other algorithms
-    cases = [c for c in golden.sparse_cases(peer) if c.kind not in others]
+    cases = golden.sparse_cases(peer)
     assert len(cases) == SPARSE_CASES[peer]
     left_out = {str(case) for case in cases} - TESTED
     assert left_out == {name for name in NOT_ROW_SPARSE if name.startswith(peer)}
@@ -284,6 +282,74 @@ def check_rows(optimizer, ids, values, dtype):
 @parametrize_sparse("tf20", "v1_adagrad")
 def test_tf1_rows(case):
     golden.check(case, aj.dialects.tf1(**case.hyperparameters))
+
+
+def regularized_arguments(case, initial):
+    """TensorFlow 1's names to ours."""
+    names = {
+        "learning_rate": "learning_rate",
+        initial: "initial_accumulator_value",
+        "l1_regularization_strength": "l1",
+        "l2_regularization_strength": "l2",
+    }
+    return {names[name]: value for name, value in case.hyperparameters.items()}
+
+
+def check_proximal_adagrad(case):
+    arguments = regularized_arguments(case, "initial_accumulator_value")
+    golden.check(
+        case,
+        aj.proximal_adagrad(**arguments),
+        # The step before the penalties draw it back, which may be much longer.
+        operand=lambda v, t: (
+            arguments["learning_rate"] * dense_gradient(v, t) / np.sqrt(v.acc[t])
+        ),
+    )
+
+
+def dense_gradient(v, t):
+    return v.grads[t] if v.grads is not None else np.asarray(v.rows(t).to_dense())
+
+
+def check_adagrad_da(case):
+    def before_step(t, state):
+        # Recorded after the step, which has counted it if anything does.
+        count = max(0, case.arrays["global_step"][t] - 1)
+        return state._replace(count=jnp.asarray(count, "i4"))
+
+    initial = "initial_gradient_squared_accumulator_value"
+    arguments = regularized_arguments(case, initial)
+    for name in {"learning_rate", "l1", "l2"} & set(arguments):  # as TensorFlow keeps
+        arguments[name] = float(np.float32(arguments[name]))
+    golden.check(
+        case,
+        aj.adagrad_da(**arguments),
+        before_step=before_step,
+        # Without the penalties, which may leave little of it.
+        operand=lambda v, t: (
+            arguments["learning_rate"] * v.arrays["grad_acc"][t] / np.sqrt(v.acc[t])
+        ),
+    )
+
+
+@parametrize("tf20", "v1_proximal")
+def test_tf1_proximal(case):
+    check_proximal_adagrad(case)
+
+
+@parametrize_sparse("tf20", "v1_proximal")
+def test_tf1_proximal_rows(case):
+    check_proximal_adagrad(case)
+
+
+@parametrize("tf20", "v1_da")
+def test_tf1_da(case):
+    check_adagrad_da(case)
+
+
+@parametrize_sparse("tf20", "v1_da")
+def test_tf1_da_rows(case):
+    check_adagrad_da(case)
 
 
 def test_tf1_needs_a_positive_initial_accumulator():
