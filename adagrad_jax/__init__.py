@@ -11,6 +11,7 @@ from adagrad_jax._adagrad import ScaleByAdagradState as ScaleByAdagradState
 from adagrad_jax._adagrad import adagrad as adagrad
 from adagrad_jax._adagrad import scale_by_adagrad as scale_by_adagrad
 from adagrad_jax._apply import apply_updates as apply_updates
+from adagrad_jax._clipping import cap_row_norms as cap_row_norms
 from adagrad_jax._clipping import clip_by_global_norm as clip_by_global_norm
 from adagrad_jax._clipping import clip_by_norm as clip_by_norm
 from adagrad_jax._clipping import clip_by_value as clip_by_value
@@ -19,6 +20,9 @@ from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
 from adagrad_jax._ftrl import FtrlState as FtrlState
 from adagrad_jax._ftrl import ftrl as ftrl
 from adagrad_jax._full_matrix import FullMatrix as FullMatrix
+from adagrad_jax._lazy_decay import LazyWeightDecayState as LazyWeightDecayState
+from adagrad_jax._lazy_decay import catch_up_weight_decay as catch_up_weight_decay
+from adagrad_jax._lazy_decay import lazy_weight_decay as lazy_weight_decay
 from adagrad_jax._regularized import AdagradDAState as AdagradDAState
 from adagrad_jax._regularized import ProximalAdagradState as ProximalAdagradState
 from adagrad_jax._regularized import adagrad_da as adagrad_da
@@ -36,6 +40,7 @@ __all__ = [
     "Diagonal",
     "FtrlState",
     "FullMatrix",
+    "LazyWeightDecayState",
     "Norm",
     "ProximalAdagradState",
     "RoundedDiagonal",
@@ -48,6 +53,8 @@ __all__ = [
     "adagrad_da",
     "add_decayed_weights",
     "apply_updates",
+    "cap_row_norms",
+    "catch_up_weight_decay",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
@@ -56,6 +63,7 @@ __all__ = [
     "grad",
     "inverse_time_decay",
     "keras",
+    "lazy_weight_decay",
     "proximal_adagrad",
     "scale_by_adagrad",
     "value_and_grad",

@@ -326,12 +326,11 @@ def along_axis(
     param: jax.Array | jax.ShapeDtypeStruct, axis: int
 ) -> jax.Array | jax.ShapeDtypeStruct:
     """Something of shape ``param.shape[axis]``, sharded as that axis is."""
-    shape = param.shape
-    others = [0 if other != axis else slice(None) for other in range(len(shape))]
-    if isinstance(param, jax.ShapeDtypeStruct) or 0 in shape:
-        return jax.ShapeDtypeStruct((shape[axis],), param.dtype)
+    if isinstance(param, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((param.shape[axis],), param.dtype)
     # What is computed of the parameter is sharded as that is.
-    return jnp.asarray(param)[tuple(others)]
+    others = [other for other in range(jnp.ndim(param)) if other != axis]
+    return jnp.sum(param, axis=others)
 
 
 def full_like(

@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import optax
 
 from adagrad_jax._checks import check_fits_params, check_leaves
-from adagrad_jax._row_sparse import RowSparse, add_to_rows, from_bcoo_leaves
+from adagrad_jax._precision import at_least_float32
+from adagrad_jax._rounding import round_stochastically
+from adagrad_jax._row_sparse import (
+    RowSparse,
+    add_to_rows,
+    from_bcoo_leaves,
+    set_rows,
+    take_rows,
+)
 
 
-def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
+def apply_updates(
+    params: optax.Params, updates: optax.Updates, *, key: jax.Array | None = None
+) -> optax.Params:
     r"""Adds ``updates`` to ``params``, :class:`RowSparse` ones to their rows only.
 
     .. math::
@@ -21,35 +31,85 @@ def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
     against their parameters, and BCOO ones are taken. Inside ``jax.jit``, with
     ``params`` donated, a table with a row-sparse update is changed in place.
 
+    With a ``key``, sums for bfloat16 and float16 parameters are rounded stochastically:
+    up or down at random, so that their mean is exact. Rounded to the nearest, a
+    bfloat16 weight does not move at all if an update is less than about 1/512 of it;
+    so it moves, on average by as much as it should.
+
     Args:
       params: A tree of arrays.
       updates: A tree like it.
+      key: A JAX random key, another in each step: ``jax.random.fold_in(key, step)``.
+        The same key gives the same numbers, and a :class:`RowSparse` update those of
+        its dense form.
 
     Returns:
       The new parameters, of the old ones' shapes and dtypes; sums are taken in the
-      wider of both dtypes.
+      wider of both dtypes, with a key in float32 or wider.
 
     Raises:
       TypeError: If an update is neither floating-point nor complex.
       ValueError: If the trees, or shapes in them, differ.
 
     Example:
-      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> import adagrad_jax as aj, jax, jax.numpy as jnp
       >>> update = aj.RowSparse([1], jnp.array([[5.0, 5.0]]), shape=(3, 2))
       >>> print(aj.apply_updates(jnp.ones((3, 2)), update))
       [[1. 1.]
        [6. 6.]
        [1. 1.]]
+      >>> weights, small = jnp.ones(10_000, jnp.bfloat16), jnp.full(10_000, 0.001)
+      >>> stuck = aj.apply_updates(weights, small)
+      >>> moved = aj.apply_updates(weights, small, key=jax.random.key(0))
+      >>> [round(float(w.astype(jnp.float32).mean()), 4) for w in (stuck, moved)]
+      [1.0, 1.001]
+
+    References:
+      Gupta, Agrawal, Gopalakrishnan and Narayanan, "Deep Learning with Limited
+      Numerical Precision", ICML 2015, on stochastic rounding.
     """
     updates = from_bcoo_leaves(updates)
     check_leaves(updates, "update")
     remedy = "pass the parameters that the updates were computed for"
     check_fits_params(updates, params, "update", remedy)
+    leaves, structure = jax.tree.flatten(updates)
+    return structure.unflatten(
+        [
+            _add(jnp.asarray(param), update, _key_of(key, number, param))
+            for number, (update, param) in enumerate(
+                zip(leaves, structure.flatten_up_to(params), strict=True)
+            )
+        ]
+    )
 
-    def add(update: Any, param: Any) -> Any:
-        param = jnp.asarray(param)
-        if isinstance(update, RowSparse):
+
+def _add(param: jax.Array, update: Any, key: jax.Array | None) -> jax.Array:
+    if isinstance(update, RowSparse):
+        if key is None:
             return update.fold(add_to_rows, param)
+        return update.fold(_add_to_rows_and_round, param, key)
+    if key is None:
         return jnp.asarray(param + update).astype(param.dtype)
+    return _add_and_round(param, jnp.asarray(update), key)
 
-    return jax.tree.map(add, updates, params)
+
+def _add_to_rows_and_round(
+    table: jax.Array, rows: jax.Array, ids: jax.Array, key: jax.Array
+) -> jax.Array:
+    new = _add_and_round(take_rows(table, ids), rows, key, ids)
+    return set_rows(table, ids, new)
+
+
+def _add_and_round(
+    param: jax.Array, update: jax.Array, key: jax.Array, ids: jax.Array | None = None
+) -> jax.Array:
+    dtype = at_least_float32(param.dtype, update.dtype)
+    total = param.astype(dtype) + update.astype(dtype)
+    return round_stochastically(total, param.dtype, key, ids)
+
+
+def _key_of(key: jax.Array | None, number: int, param: Any) -> jax.Array | None:
+    """A leaf's own key, if its precision asks for one."""
+    if key is None or jnp.finfo(jnp.result_type(param)).bits != 16:
+        return None
+    return jax.random.fold_in(key, number)

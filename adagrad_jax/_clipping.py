@@ -1,4 +1,4 @@
-"""Clipping of gradients, to be chained before :func:`adagrad_jax.adagrad`."""
+"""Bounds: on gradients, before :func:`adagrad_jax.adagrad`; on rows' norms, after."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,9 +9,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._checks import check_hyperparameter, check_leaves
-from adagrad_jax._precision import at_least_float32
-from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves, sum_of_squares
+from adagrad_jax._checks import check_fits_params, check_hyperparameter, check_leaves
+from adagrad_jax._precision import at_least_float32, cast, squared_magnitude
+from adagrad_jax._row_sparse import (
+    RowSparse,
+    from_bcoo_leaves,
+    map_rows,
+    sum_of_squares,
+)
 
 
 def clip_by_value(
@@ -145,6 +150,71 @@ def clip_by_global_norm(
         )
 
     return optax.with_extra_args_support(optax.stateless(update))
+
+
+def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
+    r"""Keeps each row of the parameters at a Euclidean norm of at most ``max_norm``.
+
+    .. math::
+
+        \theta[r] + u[r] \leftarrow (\theta[r] + u[r])
+        \min(1, \text{max\_norm} / \lVert \theta[r] + u[r] \rVert_2)
+
+    It caps parameters, not gradients, and so comes last in a chain, after the learning
+    rate. The first axis counts rows. Of a table with a :class:`RowSparse` gradient only
+    the rows in it are looked at; others have not moved.
+
+    Args:
+      max_norm: The bound, at least 0; infinity caps nothing.
+
+    Returns:
+      A stateless Optax transformation, which keeps shapes and dtypes and needs
+      ``params`` in ``update``. Norms are taken in float32 or wider.
+
+    Raises:
+      TypeError: If ``max_norm`` is no number, or a leaf is neither floating-point nor
+        complex.
+      ValueError: If ``max_norm`` is negative or NaN; if ``update`` is called without
+        ``params``, or with others than the updates belong to.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> cap = aj.cap_row_norms(5.0)
+      >>> table, updates = jnp.zeros((2, 2)), jnp.array([[6.0, 8.0], [1.0, 0.0]])
+      >>> capped, _ = cap.update(updates, cap.init(table), table)
+      >>> print(aj.apply_updates(table, capped))
+      [[3. 4.]
+       [1. 0.]]
+
+    References:
+      FBGEMM's ``max_norm`` of ``EXACT_ROWWISE_ADAGRAD``.
+    """
+    check_hyperparameter("max_norm", max_norm, infinity=True)
+
+    def cap(update: Any, param: Any) -> Any:
+        if isinstance(update, RowSparse):
+            return map_rows(update, _cap, jnp.asarray(param), max_norm)
+        return _cap(jnp.asarray(update), jnp.asarray(param), max_norm)
+
+    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        updates = from_bcoo_leaves(updates)
+        check_leaves(updates, "gradient")
+        check_fits_params(updates, params)
+        return jax.tree.map(cap, updates, params)
+
+    return optax.with_extra_args_support(optax.stateless(update_fn))
+
+
+def _cap(update: jax.Array, param: jax.Array, max_norm: ArrayLike) -> jax.Array:
+    dtype = at_least_float32(update.dtype, param.dtype)
+    old = cast(param, dtype)
+    new = old + cast(update, dtype)
+    inside = tuple(range(1, new.ndim))
+    total = jnp.sum(squared_magnitude(new, dtype), axis=inside, keepdims=True)
+    # A row within the bound moves by its update, not by a rounded difference.
+    within = jnp.sqrt(jax.lax.stop_gradient(total)) <= jnp.asarray(max_norm, dtype)
+    capped = _shrink(new, total, max_norm) - old
+    return jnp.where(within, update, capped.astype(update.dtype))
 
 
 def _elementwise(function: Callable[..., jax.Array], gradient: Any, *args: Any) -> Any:

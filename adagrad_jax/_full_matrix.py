@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import (
@@ -81,10 +82,10 @@ class FullMatrix:
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
         """A diagonal matrix for each block."""
         dtype = dtype_of(self.dtype, param)
-        if jnp.issubdtype(jnp.result_type(param), jnp.complexfloating):
+        if jnp.iscomplexobj(param):
             raise TypeError(
-                "FullMatrix() takes real parameters; wrap the optimizer with "
-                "optax.contrib.split_real_and_imaginary."
+                f"FullMatrix()'s parameters must be real, got dtype {param.dtype}; "
+                "wrap the optimizer with optax.contrib.split_real_and_imaginary."
             )
         num_blocks, size = self._blocks(math.prod(jnp.shape(param)))
         diagonal = jnp.eye(size, dtype=dtype) * jnp.asarray(
@@ -98,7 +99,7 @@ class FullMatrix:
         """Adds the outer product, then multiplies by the inverse of the root."""
         num_blocks, size, _ = accumulator.shape
         dtype = at_least_float32(gradient.dtype, accumulator.dtype)
-        flat = gradient.astype(dtype).ravel()
+        flat = _on_all_devices(gradient.astype(dtype)).ravel()
         padded = jnp.pad(flat, (0, num_blocks * size - flat.size))
         g = padded.reshape(num_blocks, size, 1)
         # What divides is what is kept, rounded as it is kept.
@@ -112,7 +113,7 @@ class FullMatrix:
         eigenvalues = jnp.maximum(eigenvalues, least)
         update = vectors @ normalize(vectors.mT @ g, eigenvalues[:, :, None])
         update = update.ravel()[: flat.size].reshape(gradient.shape)
-        return update.astype(gradient.dtype), total
+        return _sharded_like(gradient, update.astype(gradient.dtype)), total
 
     def _blocks(self, size: int) -> tuple[int, int]:
         """How many blocks a leaf of so many numbers has, and of how many numbers."""
@@ -131,3 +132,18 @@ class FullMatrix:
 def _check_positive(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+
+
+def _on_all_devices(x: jax.Array) -> jax.Array:
+    """The whole of it, where sharding is part of types (``AxisType.Explicit``)."""
+    return jax.reshard(x, PartitionSpec()) if _has_explicit_sharding(x) else x
+
+
+def _sharded_like(like: jax.Array, x: jax.Array) -> jax.Array:
+    if not _has_explicit_sharding(like):
+        return x
+    return jax.reshard(x, jax.typeof(like).sharding)
+
+
+def _has_explicit_sharding(x: jax.Array) -> bool:
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types

@@ -23,3 +23,10 @@ def squared_magnitude(x: jax.Array, dtype: DTypeLike) -> jax.Array:
         return squared_magnitude(x.real, dtype) + squared_magnitude(x.imag, dtype)
     x = x.astype(dtype)
     return x * x
+
+
+def cast(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """``x`` with parts of the real ``dtype``: a complex array stays complex."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(x.real.astype(dtype), x.imag.astype(dtype))
+    return x.astype(dtype)

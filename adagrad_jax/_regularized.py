@@ -312,7 +312,7 @@ def regularized(
         rate: Any = learning_rate
         if callable(learning_rate):
             rate = learning_rate(state.count)
-        count = optax.safe_increment(state.count)
+        count: Any = optax.safe_increment(state.count)
         numbers = numbers_at(rate, count)
         gradients, structure = jax.tree.flatten(updates)
         memory = zip(*map(structure.flatten_up_to, state[1:]), strict=True)

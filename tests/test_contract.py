@@ -32,6 +32,10 @@ class Case:
     stateless: bool = False
     complex_ok: bool = True
     own_dtype: bool = False  # accumulators in the parameter's dtype, as the peer's
+    keeps_sums: bool = True  # accumulators are sums of squares, in float32 or wider
+    shaped: bool = True  # keeps arrays of the parameters' shapes, or of their rows
+    smooth: bool = True  # the step has a derivative
+    to_params: bool = False  # updates have the parameters' dtypes
 
     def __str__(self) -> str:
         return self.name
@@ -77,16 +81,35 @@ OWN = {"own_dtype": True}
 REAL = {"complex_ok": False}
 PARAMS = {"needs_params": True}
 NO_STATE = {"stateless": True}
+ODD = {"keeps_sums": False, "smooth": False}
+MATRIX = ODD | REAL | {"shaped": False}
+BLOCKS = aj.FullMatrix(block_size=3)
+REGULARIZED = REAL | PARAMS | {"to_params": True}
+DECAYING = {"learning_rate": 0.1} | DECAY
+RATE = {"learning_rate": 0.1, "l1": 0.1, "l2": 0.1}
+GROUPS = RATE | {"group_lasso": 0.1, "accumulator": aj.RowWise()}
+FTRL = {"learning_rate": 0.1, "l1_regularization_strength": 0.1, "beta": 0.1}
 CASES = [
     Case("scale_by_adagrad", aj.scale_by_adagrad, {}),
     Case("adagrad", aj.adagrad, {"learning_rate": 0.1}),
     Case("adagrad-array", aj.adagrad, {"learning_rate": jnp.float32(0.1)}),
     Case("adagrad-schedule", aj.adagrad, {"learning_rate": SCHEDULE}),
     Case("adagrad-row-wise", aj.adagrad, {"accumulator": aj.RowWise()}),
+    Case("adagrad-norm", aj.adagrad, {"accumulator": aj.Norm()}, shaped=False),
+    Case("adagrad-sm3", aj.adagrad, {"accumulator": aj.SM3()}, keeps_sums=False),
+    Case("adagrad-rounded", aj.adagrad, {"accumulator": aj.RoundedDiagonal()}, **ODD),
+    Case("adagrad-full", aj.adagrad, {"accumulator": aj.FullMatrix()}, **MATRIX),
+    Case("adagrad-blocks", aj.adagrad, {"accumulator": BLOCKS}, **MATRIX),
     Case("adagrad-in-sqrt", aj.adagrad, {"epsilon_in_sqrt": True}),
     Case("clip-value", aj.clip_by_value, {"max_abs": 0.7}, **NO_STATE, **REAL),
     Case("clip-norm", aj.clip_by_norm, {"max_norm": 1.0}, **NO_STATE),
     Case("clip-global-norm", aj.clip_by_global_norm, {"max_norm": 1.0}, **NO_STATE),
+    Case("cap-row-norms", aj.cap_row_norms, {"max_norm": 1.0}, **NO_STATE, **PARAMS),
+    Case("proximal", aj.proximal_adagrad, RATE, **REGULARIZED),
+    Case("proximal-groups", aj.proximal_adagrad, GROUPS, **REGULARIZED),
+    Case("dual-averaging", aj.adagrad_da, RATE, **REGULARIZED),
+    Case("ftrl", aj.ftrl, FTRL, **REGULARIZED),
+    Case("lazy-decay", aj.lazy_weight_decay, DECAYING, **PARAMS, keeps_sums=False),
     Case("decay", aj.add_decayed_weights, DECAY, **NO_STATE, **PARAMS),
     Case("decay-masked", aj.add_decayed_weights, MASKED, **NO_STATE, **PARAMS),
     Case("keras", dialects.keras, {}, **OWN),
@@ -105,6 +128,8 @@ CASES = [
     Case("tf1", dialects.tf1, {"learning_rate": 0.1}, **OWN),
 ]
 WITH_STATE = [case for case in CASES if not case.stateless]
+WITH_SUMS = [case for case in WITH_STATE if case.keeps_sums]
+SMOOTH = [case for case in CASES if case.smooth]
 
 
 def over(cases):
@@ -216,11 +241,14 @@ LEAVES = {
 LEAVES["weak-64"] = LEAVES["weak"]
 
 
-def assert_keeps_types(optimizer, params, gradients):
+def assert_keeps_types(case, params, gradients):
+    optimizer = case.build()
+    alike = params if case.to_params else gradients
     state = optimizer.init(params)
     updates, after = optimizer.update(gradients, state, params)
     assert jax.tree.structure(updates) == jax.tree.structure(gradients)
-    for u, g in zip(jax.tree.leaves(updates), jax.tree.leaves(gradients), strict=True):
+    alike = jax.tree.leaves(alike)
+    for u, g in zip(jax.tree.leaves(updates), alike, strict=True):
         assert (jnp.shape(u), jnp.result_type(u)) == (jnp.shape(g), jnp.result_type(g))
     assert avals(after) == avals(state)
     applied = optax.apply_updates(params, updates)
@@ -239,9 +267,9 @@ def test_any_tree_of_any_leaves_keeps_its_types(case, leaves):
         params = LEAVES[leaves]()
         if leaves.startswith("complex") and not case.complex_ok:
             with pytest.raises(TypeError, match="must be real, got dtype complex"):
-                assert_keeps_types(case.build(), params, params)
+                assert_keeps_types(case, params, params)
         else:
-            assert_keeps_types(case.build(), params, params)
+            assert_keeps_types(case, params, params)
 
 
 @over(CASES)
@@ -251,10 +279,10 @@ def test_gradients_of_another_dtype_change_none(case):
     half, brain, single = (jnp.ones((), d) for d in ("float16", "bfloat16", "float32"))
     params = [half, half, half, brain, brain, single, single, single]
     gradients = [single, 1.0, brain, single, 1.0, half, brain, 1.0]
-    assert_keeps_types(case.build(), params, gradients)
+    assert_keeps_types(case, params, gradients)
 
 
-@over(WITH_STATE)
+@over(WITH_SUMS)
 def test_accumulators_are_wide_enough(case):
     """Float32 or wider but for dialects, which keep what the peer keeps; real."""
     dtypes = "float16 bfloat16 float32 float64".split()
@@ -359,7 +387,7 @@ def numbers_of(case, epsilon, initial):
     }
 
 
-@over(CASES)
+@over(SMOOTH)
 @pytest.mark.usefixtures("x64")
 def test_derivative_through_ten_steps_is_the_finite_difference(case):
     params = jax.tree.map(lambda p: jnp.asarray(p, float), some_params())
@@ -380,7 +408,7 @@ def test_derivative_through_ten_steps_is_the_finite_difference(case):
     np.testing.assert_allclose(slope, (along(h) - along(-h)) / (2 * h), rtol=1e-7)
 
 
-@over(WITH_STATE)
+@over([case for case in SMOOTH if not case.stateless])
 @pytest.mark.usefixtures("x64")  # the slope at 0 is 1 / epsilon in each step
 def test_derivative_through_ten_steps_is_finite_at_zero(case):
     """Where neither gradient nor accumulator has ever been other than 0."""
@@ -436,12 +464,12 @@ def sharded_params(axis_type):
     return mesh, jax.device_put(params, by_rows)
 
 
-def assert_sharded_like(tree, params):
+def assert_sharded_like(tree, params, *, some=True):
     """Arrays of a parameter's shape, or of one number a row, are sharded like it."""
     by_rows = {p.shape[:1]: p.sharding for p in params.values()}  # by nothing else
     shardings = by_rows | {p.shape: p.sharding for p in params.values()}
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]
-    assert leaves and len(leaves) % len(params) == 0
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.shape in shardings]
+    assert bool(leaves) == some and len(leaves) % len(params) == 0
     for leaf in leaves:
         assert leaf.sharding.is_equivalent_to(shardings[leaf.shape], leaf.ndim)
 
@@ -460,11 +488,12 @@ def test_state_is_sharded_like_its_parameter(case, axis_type):
 
     with jax.set_mesh(mesh):
         state = optimizer.init(params)
-        assert_sharded_like(state, params)
+        assert_sharded_like(state, params, some=case.shaped)
         for skip in (False, True):
             # One at a time: virtual devices that share few cores can wait for ever.
             params, state = jax.block_until_ready(step(params, state, jnp.array(skip)))
-            assert_sharded_like((params, state), params)
+            assert_sharded_like(params, params)
+            assert_sharded_like(state, params, some=case.shaped)
 
 
 @over(WITH_STATE)
@@ -475,7 +504,7 @@ def test_state_of_a_jitted_init_is_sharded_like_its_parameter(case, axis_type):
         state = jax.jit(case.build().init)(params)
     for name in ("accumulator", "average"):
         if (tree := optax.tree.get(state, name)) is not None:
-            assert_sharded_like(tree, params)
+            assert_sharded_like(tree, params, some=case.shaped)
 
 
 # Optax's conventions

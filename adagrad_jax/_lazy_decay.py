@@ -1,0 +1,331 @@
+"""Weight decay of all rows, computed for the rows that are read.
+
+Dense weight decay multiplies every row of a table in every step. Between two reads of a
+row nothing else happens to it, so that all of these factors may be multiplied when it
+is read next: what is remembered of a row is how far decay had come when it was last
+seen.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from adagrad_jax._accumulators import along_axis, full_like
+from adagrad_jax._checks import (
+    check_fits_params,
+    check_fits_state,
+    check_hyperparameters,
+    check_learning_rate,
+    check_leaves,
+)
+from adagrad_jax._precision import at_least_float32, cast
+from adagrad_jax._row_sparse import (
+    RowSparse,
+    from_bcoo_leaves,
+    map_rows,
+    replace_rows,
+    take_rows,
+)
+
+
+class LogDecay(NamedTuple):
+    """The logarithm of a product of decay factors, as a sum of two numbers.
+
+    They are float32, or float64 with ``jax_enable_x64``.
+
+    One float32 would not do: beside a sum of 10 a step's 1e-5 is off by up to 5 %.
+
+    Attributes:
+      high: The sum, rounded.
+      low: What the rounding lost.
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+
+class LazyWeightDecayState(NamedTuple):
+    """What :func:`lazy_weight_decay` remembers from step to step.
+
+    Attributes:
+      count: How many steps were taken, int32, of shape ().
+      log_decay: Of a row that has been in every step; two arrays of shape ().
+      of_rows: A tree like the parameters: for each row, what ``log_decay`` was when the
+        row had last decayed; two arrays of shape ``(num_rows,)``.
+    """
+
+    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
+    log_decay: LogDecay
+    of_rows: chex.ArrayTree
+
+
+def lazy_weight_decay(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: ArrayLike,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Decoupled weight decay of all rows, also of those that no batch has read.
+
+    .. math::
+
+        \theta_t[r] = \theta_s[r] \prod_{k=s+1}^{t} (1 - \eta_k\,\text{weight\_decay})
+        + u_t[r]
+
+    for a row that was last seen in step :math:`s`: all that dense decay (Keras 3's,
+    :func:`add_decayed_weights` on an ordinary gradient) would have done to it since
+    then, at the cost of the rows in the gradient. It comes last in a chain, after the
+    learning rate, whose :math:`\eta_k` it must be told.
+
+    That is exact if a row's gradient is taken where the row would have been: call
+    :func:`catch_up_weight_decay` with the batch's ids before the loss, and without ids
+    before evaluation and before parameters are saved. Without the first of them each
+    row still decays as it should, but late.
+
+    Args:
+      learning_rate: The optimizer's: a number, an array of shape (), or a schedule.
+      weight_decay: The strength, at least 0, and less than 1 / learning rate.
+      mask: A tree of booleans, or a function from parameters to one: which leaves decay
+        (all if None), as ``optax.masked`` takes it.
+
+    Returns:
+      An Optax transformation with a :class:`LazyWeightDecayState` (in ``optax.masked``
+      if there is a mask). It keeps the updates' dtypes and needs ``params`` in
+      ``update``. It takes 8 bytes a row.
+
+    Raises:
+      TypeError: If a hyperparameter is no number, or a leaf is neither floating-point
+        nor complex.
+      ValueError: If a hyperparameter is negative, NaN or infinite, or their product not
+        less than 1; if ``update`` is called without ``params``, or with others than the
+        updates belong to.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp, optax
+      >>> rate, decay = 0.5, 0.2  # a row loses a tenth in each step
+      >>> optimizer = optax.chain(
+      ...     aj.adagrad(rate), aj.lazy_weight_decay(rate, decay)
+      ... )
+      >>> table = jnp.ones((3, 1))
+      >>> state = optimizer.init(table)
+      >>> for _ in range(2):  # no step reads row 0
+      ...     gradient = aj.RowSparse([1], jnp.zeros((1, 1)), table.shape)
+      ...     updates, state = optimizer.update(gradient, state, table)
+      ...     table = aj.apply_updates(table, updates)
+      >>> print(table.ravel())
+      [1.   0.81 1.  ]
+      >>> table, state = aj.catch_up_weight_decay(table, state)
+      >>> print(table.ravel())
+      [0.81 0.81 0.81]
+
+    References:
+      Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019; lazy
+      updates: Carpenter, "Lazy Sparse Stochastic Gradient Descent for Regularized
+      Multinomial Logistic Regression", 2008.
+    """
+    check_learning_rate("learning_rate", learning_rate)
+    check_hyperparameters(weight_decay=weight_decay)
+    _check_product(learning_rate, weight_decay)
+
+    def init_fn(params: optax.Params) -> LazyWeightDecayState:
+        check_leaves(params, "parameter")
+        return LazyWeightDecayState(
+            count=jnp.zeros((), jnp.int32),
+            log_decay=_none_yet(0.0),
+            of_rows=jax.tree.map(_none_yet, params),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, LazyWeightDecayState]:
+        del extra_args
+        updates = from_bcoo_leaves(updates)
+        check_leaves(updates, "gradient")
+        check_fits_params(updates, params)
+        check_fits_state(updates, state.of_rows, _none_yet)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        dtype = state.log_decay.high.dtype
+        share = jnp.asarray(rate, dtype) * jnp.asarray(weight_decay, dtype)
+        log_decay = _add(state.log_decay, jnp.log1p(-share))
+        leaves, structure = jax.tree.flatten(updates)
+        pairs = [
+            _decay(update, jnp.asarray(param), of_rows, log_decay)
+            for update, param, of_rows in zip(
+                leaves,
+                structure.flatten_up_to(params),
+                structure.flatten_up_to(state.of_rows),
+                strict=True,
+            )
+        ]
+        new = structure.unflatten([update for update, _ in pairs])
+        of_rows = structure.unflatten([of_rows for _, of_rows in pairs])
+        count: Any = optax.safe_increment(state.count)
+        return new, LazyWeightDecayState(count, log_decay, of_rows)
+
+    transformation = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    if mask is not None:
+        transformation = optax.masked(transformation, mask)
+    return optax.with_extra_args_support(transformation)
+
+
+def catch_up_weight_decay(
+    params: optax.Params, state: optax.OptState, ids: Any = None
+) -> tuple[optax.Params, optax.OptState]:
+    """Does to rows what :func:`lazy_weight_decay` has put off.
+
+    Before the loss of a batch, with the ids that it will read; before evaluation, and
+    before parameters are saved, without: of all rows.
+
+    Args:
+      params: The parameters.
+      state: The optimizer's state: any that has a :class:`LazyWeightDecayState` in it,
+        be it in a chain, masked or partitioned.
+      ids: A tree like ``params`` of integer arrays of any shape, the rows that will be
+        read; None for a leaf that is to be left alone. Repeated ids are harmless, and
+        so are those that are out of range. None: all rows of all leaves.
+
+    Returns:
+      The parameters, and the state that knows of it. Parameters that do not decay are
+      as they were.
+
+    Raises:
+      TypeError: If ids are not integers.
+      ValueError: If there is no :class:`LazyWeightDecayState` in ``state``, or the
+        trees differ.
+
+    Example:
+      See :func:`lazy_weight_decay`.
+    """
+    found = []
+
+    def catch_up(node: Any) -> Any:
+        nonlocal params
+        if not isinstance(node, LazyWeightDecayState):
+            return node
+        found.append(node)
+        params, of_rows = _catch_up(params, node, ids)
+        return node._replace(of_rows=of_rows)
+
+    state = jax.tree.map(
+        catch_up, state, is_leaf=lambda x: isinstance(x, LazyWeightDecayState)
+    )
+    if not found:
+        raise ValueError(
+            "`state` must be of an optimizer with lazy_weight_decay in it, and has no "
+            "LazyWeightDecayState."
+        )
+    return params, state
+
+
+def _catch_up(params: Any, state: LazyWeightDecayState, ids: Any) -> tuple[Any, Any]:
+    leaves, structure = jax.tree.flatten(params)
+    try:
+        of_rows = structure.flatten_up_to(state.of_rows)
+        every = [slice(None)] * len(leaves)
+        ids = every if ids is None else structure.flatten_up_to(ids)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "`params` and `ids` must be trees like the parameters that the state was "
+            f"made for, got {jax.tree.structure(params)}: {error}"
+        ) from error
+    pairs = [
+        _catch_up_leaf(jnp.asarray(param), kept, rows, state.log_decay)
+        for param, kept, rows in zip(leaves, of_rows, ids, strict=True)
+    ]
+    return (
+        structure.unflatten([param for param, _ in pairs]),
+        structure.unflatten([kept for _, kept in pairs]),
+    )
+
+
+def _catch_up_leaf(
+    param: jax.Array, of_rows: Any, rows: Any, log_decay: LogDecay
+) -> tuple[jax.Array, Any]:
+    if rows is None or isinstance(of_rows, optax.MaskedNode):
+        return param, of_rows
+    if isinstance(rows, slice):
+        change = _change(param, of_rows, log_decay)
+        new = (cast(param, change.dtype) + change).astype(param.dtype)
+        return new, _all_at(of_rows, log_decay)
+    rows = jnp.asarray(rows)
+    if not jnp.issubdtype(rows.dtype, jnp.integer):
+        raise TypeError(f"`ids` must be integers, got dtype {rows.dtype}.")
+    # As indexing reads them; to catch up with a row too many is no harm.
+    last = max(param.shape[0] - 1, 0)
+    rows = jnp.where(rows < 0, rows + param.shape[0], rows).ravel().clip(0, last)
+    old, kept = jax.tree.map(lambda table: take_rows(table, rows), (param, of_rows))
+    change = _change(old, kept, log_decay)
+    new = (cast(old, change.dtype) + change).astype(param.dtype)
+    return param.at[rows].set(new), jax.tree.map(
+        lambda table, now: table.at[rows].set(now), of_rows, log_decay
+    )
+
+
+def _none_yet(param: Any, _: Any = None) -> LogDecay:
+    rows = along_axis(param, 0) if jnp.ndim(param) else param
+    dtype = jnp.result_type(float)
+    return LogDecay(full_like(rows, 0, dtype), full_like(rows, 0, dtype))
+
+
+def _decay(
+    update: Any, param: jax.Array, of_rows: LogDecay, log_decay: LogDecay
+) -> tuple[Any, LogDecay]:
+    if isinstance(update, RowSparse):
+        update = update.grouped()
+        decayed = map_rows(update, _add_change, (param, of_rows), log_decay)
+        return decayed, replace_rows(update, _now, of_rows, log_decay)
+    update = jnp.asarray(update)
+    decayed = _add_change(update, (param, of_rows), log_decay)
+    return decayed, _all_at(of_rows, log_decay)
+
+
+def _add_change(
+    update: jax.Array, tables: tuple[jax.Array, LogDecay], log_decay: LogDecay
+) -> jax.Array:
+    change = _change(*tables, log_decay)
+    dtype = at_least_float32(update.dtype, change.dtype)
+    return (cast(update, dtype) + cast(change, dtype)).astype(update.dtype)
+
+
+def _change(param: jax.Array, of_rows: LogDecay, log_decay: LogDecay) -> jax.Array:
+    """What decay since ``of_rows`` adds to the parameter, float32 or wider."""
+    missed = (log_decay.high - of_rows.high) + (log_decay.low - of_rows.low)
+    dtype = at_least_float32(param.dtype)
+    factor = jnp.expand_dims(jnp.expm1(missed).astype(dtype), range(1, param.ndim))
+    param = cast(param, dtype)
+    return param * factor.astype(param.dtype)
+
+
+def _now(rows: jax.Array, of_rows: LogDecay, log_decay: LogDecay) -> LogDecay:
+    del rows
+    return _all_at(of_rows, log_decay)
+
+
+def _all_at(of_rows: LogDecay, log_decay: LogDecay) -> LogDecay:
+    return jax.tree.map(full_like, of_rows, log_decay)
+
+
+def _add(total: LogDecay, term: jax.Array) -> LogDecay:
+    """The sum, exact but for one rounding of ``low`` (Knuth's two-sum)."""
+    term = term + total.low
+    high = total.high + term
+    given = high - total.high
+    return LogDecay(high, (total.high - (high - given)) + (term - given))
+
+
+def _check_product(learning_rate: Any, weight_decay: Any) -> None:
+    numbers = (learning_rate, weight_decay)
+    if all(isinstance(number, int | float) for number in numbers):
+        if learning_rate * weight_decay >= 1:
+            raise ValueError(
+                "`learning_rate` times `weight_decay` must be less than 1, or a step "
+                f"leaves nothing of the parameters, got {learning_rate!r} times "
+                f"{weight_decay!r}."
+            )
