@@ -1,6 +1,8 @@
 """Adagrad for JAX: composable like Optax, exact like TensorFlow."""
 
+from adagrad_jax import diagnostics as diagnostics
 from adagrad_jax import dialects as dialects
+from adagrad_jax import interop as interop
 from adagrad_jax import keras as keras
 from adagrad_jax._accumulators import Accumulator as Accumulator
 from adagrad_jax._accumulators import Diagonal as Diagonal
@@ -58,9 +60,11 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "diagnostics",
     "dialects",
     "ftrl",
     "grad",
+    "interop",
     "inverse_time_decay",
     "keras",
     "lazy_weight_decay",

@@ -1,0 +1,176 @@
+"""A report as text."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adagrad_jax.diagnostics._report import LeafReport, Report
+
+_WIDTH = 100  # at most
+
+
+def format_table(report: "Report", max_leaves: int) -> str:
+    shown = report.worst(max_leaves)
+    hidden = len(report.leaves) - len(shown)
+    rows = [_cells(leaf) for leaf in shown]
+    total = _total(report.leaves)
+    # What no leaf has is no column.
+    every = [total, *(_cells(leaf) for leaf in report.leaves)]
+    names = [name for name in total if any(cells[name] for cells in every)]
+    widths = {
+        name: max(len(cells[name]) for cells in [{name: name}, total, *rows]) + 2
+        for name in names
+    }
+    space = max(16, _WIDTH - sum(widths.values()))
+    labels = [fit(leaf.path or "(one leaf)", space) for leaf in shown]
+    last = f"{len(report.leaves)} {'leaf' if len(report.leaves) == 1 else 'leaves'}"
+    left = max(len(label) for label in [*labels, last, " " * 10])
+
+    def line(label: str, cells: Mapping[str, str]) -> str:
+        right = "".join(f"{cells[name]:>{widths[name]}}" for name in names)
+        return f"{label:<{left}}{right}".rstrip()
+
+    rule = "-" * (left + sum(widths.values()))
+    return "\n".join(
+        [
+            *_heading(report),
+            "",
+            line("leaf", {name: name for name in names}),
+            rule,
+            *(line(label, cells) for label, cells in zip(labels, rows, strict=True)),
+            *([_left_out(hidden)] if hidden else []),
+            rule,
+            line(last, total),
+            "",
+            *_legend(report, names),
+        ]
+    )
+
+
+def _cells(leaf: "LeafReport") -> dict[str, str]:
+    """What the table says of a leaf, under the names of its columns."""
+    lowest, *_, highest = leaf.rates
+    return {
+        "size": short(leaf.size),
+        "lowest": _rate(lowest, leaf.size),
+        "median": _rate(leaf.median_rate, leaf.size),
+        "highest": _rate(highest, leaf.size),
+        "growth": short(leaf.growth) if leaf.size else "-",
+        "dead": _percent(leaf.dead) if leaf.size else "-",
+        "untouched": _share(leaf.untouched_rows, leaf.rows),
+        "not finite": short(leaf.not_finite) if leaf.not_finite else "",
+        "fell": "" if leaf.fell is None or not leaf.size else _percent(leaf.fell),
+    }
+
+
+def _total(leaves: Sequence["LeafReport"]) -> dict[str, str]:
+    """The last line: what can be said of all leaves together."""
+    size = sum(leaf.size for leaf in leaves)
+    rates = [rate for leaf in leaves for rate in leaf.rates if not math.isnan(rate)]
+    rows = [leaf.rows for leaf in leaves if leaf.rows is not None]
+    untouched = sum(leaf.untouched_rows or 0 for leaf in leaves)
+    not_finite = sum(leaf.not_finite for leaf in leaves)
+    dead = sum(leaf.dead * leaf.size for leaf in leaves)
+    return {
+        "size": short(size),
+        "lowest": _rate(min(rates, default=math.nan), size),
+        "median": "",
+        "highest": _rate(max(rates, default=math.nan), size),
+        "growth": "",
+        "dead": _percent(dead / size) if size else "-",
+        "untouched": _share(untouched, sum(rows)) if rows else "",
+        "not finite": short(not_finite) if not_finite else "",
+        "fell": "",
+    }
+
+
+def _heading(report: "Report") -> list[str]:
+    root = "sqrt(a + epsilon)" if report.epsilon_in_sqrt else "(sqrt(a) + epsilon)"
+    known = [
+        f"{name} {_range([getattr(leaf, name) for leaf in report.leaves])}"
+        for name in ("learning_rate", "initial_accumulator_value", "epsilon")
+        if any(getattr(leaf, name) is not None for leaf in report.leaves)
+    ]
+    lines = [
+        f"Effective learning rates: learning_rate / {root}",
+        ", ".join(known),
+    ]
+    if any(leaf.learning_rate is None for leaf in report.leaves):
+        lines.append("learning_rate is not known: rates are multiples of it")
+    return lines
+
+
+def _range(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    low, high = f"{min(numbers):.6g}", f"{max(numbers):.6g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _legend(report: "Report", names: Sequence[str]) -> list[str]:
+    start = "initial_accumulator_value"
+    zero = any(leaf.initial_accumulator_value == 0 for leaf in report.leaves)
+    explained = {
+        "growth": f"median of a / {start}"
+        + (" (of a where that is 0)" if zero else ""),
+        "dead": f"rate below {report.dead_below:g} times that at the start"
+        + (" (at a = 1 where that is 0)" if zero else ""),
+        "untouched": f"rows still at {start}",
+        "not finite": "coordinates where a is NaN or infinite",
+        "fell": "how far the median rate fell since the earlier report",
+    }
+    return [f"{name}: {text}" for name, text in explained.items() if name in names]
+
+
+def _left_out(hidden: int) -> str:
+    if hidden == 1:
+        return "and 1 leaf that is no worse"
+    return f"and {hidden} leaves that are no worse"
+
+
+def fit(path: str, width: int) -> str:
+    """Shortens all parts of a path but the last, each in its middle.
+
+    What tells leaves apart are the numbers at the ends of parts, and the last part.
+    """
+    *parents, name = path.split("/")
+    for limit in range(len(path), 3, -1):
+        shorter = "/".join([*(_cut(part, limit) for part in parents), name])
+        if len(shorter) <= width:
+            return shorter
+    return _cut(path, width)
+
+
+def _cut(text: str, width: int) -> str:
+    """``text`` without its middle, if it is too long."""
+    if len(text) <= width:
+        return text
+    left = (width - 1) // 2
+    return f"{text[:left]}\u2026{text[left + 1 - width :]}"
+
+
+def _rate(rate: float, size: int) -> str:
+    return f"{rate:.1e}" if size else "-"
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    if part is None or whole is None:
+        return ""
+    return _percent(part / whole) if whole else "-"
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
+    return f"{100 * share:.0f}%" if share in (0, 1) else f"{100 * share:.1f}%"
+
+
+def short(number: float) -> str:
+    """Three digits and a power of 1000: 64M."""
+    for unit in ("", "k", "M", "G", "T"):
+        if not abs(number) >= 999.5:  # also for NaN
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number * 1e12 * 1000:.1e}"
