@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 from adagrad_jax._accumulators import Accumulator, Diagonal, TakesRows
 from adagrad_jax._checks import (
     check_accumulator,
+    check_alike,
     check_fits_state,
     check_hyperparameters,
-    check_kinds,
     check_learning_rate,
     check_leaves,
     check_row_sparse,
@@ -123,8 +123,8 @@ def scale_by_adagrad(
         check_leaves(updates, "gradient")
         if not isinstance(accumulator, TakesRows):
             check_row_sparse(updates, f"{accumulator!r} takes whole gradients only")
-        check_kinds(updates, params)
         check_fits_state(updates, state.accumulator, accumulator.init)
+        check_alike(updates, params)
         gradients, structure = jax.tree.flatten(updates)
         pairs = [
             update_leaf(g, a)

@@ -178,14 +178,19 @@ def check_fits_params(
             )
 
 
-def check_kinds(updates: Any, params: Any) -> None:
-    """Raises TypeError for a complex gradient of a real parameter.
+def check_alike(updates: Any, params: Any) -> None:
+    """Raises if a gradient is of another shape than its parameter, or wrongly complex.
 
     Callers may pass no parameters, or more of them than have gradients: only where the
     trees are the same can this be told.
+
+    Raises:
+      TypeError: If a gradient is complex and its parameter real.
+      ValueError: If their shapes differ.
     """
     if jax.tree.structure(updates) != jax.tree.structure(params):
         return
+    check_fits_params(updates, params)
     leaves = jax.tree_util.tree_leaves_with_path(updates)
     for (path, update), param in zip(leaves, jax.tree.leaves(params), strict=True):
         if jnp.iscomplexobj(update) and not jnp.iscomplexobj(param):

@@ -1,6 +1,7 @@
 """The paper's full-matrix form, which few can afford and small leaves can."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -39,8 +40,9 @@ class FullMatrix:
     is of shape ``(num_blocks, b, b)``.
 
     Eigenvalues below :math:`b` units of rounding of the largest are taken for that: an
-    eigendecomposition cannot tell them from 0. Derivatives through a step are not
-    defined where eigenvalues are equal, and NaN there.
+    eigendecomposition cannot tell them from 0. Once a product of two gradients has
+    overflowed (in float32 from about 1e19) updates are NaN. So are derivatives through
+    a step where eigenvalues are equal, for there they are not defined.
 
     Args:
       dtype: As in :class:`Diagonal`.
@@ -111,7 +113,10 @@ class FullMatrix:
         )
         least = eigenvalues[:, -1:] * size * jnp.finfo(dtype).eps
         eigenvalues = jnp.maximum(eigenvalues, least)
-        update = vectors @ normalize(vectors.mT @ g, eigenvalues[:, :, None])
+        # Accelerators' usual precision of products is less than the leaf's.
+        product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        divided = normalize(product(vectors.mT, g), eigenvalues[:, :, None])
+        update = product(vectors, divided)
         update = update.ravel()[: flat.size].reshape(gradient.shape)
         return _sharded_like(gradient, update.astype(gradient.dtype)), total
 

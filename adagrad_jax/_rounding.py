@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,14 +71,15 @@ class RoundedDiagonal:
     of the sum of squares, for half of float32's memory.
 
     The random numbers follow from ``seed``, the step and the row, so the same run gives
-    the same numbers, and a row-sparse gradient those of its dense form.
+    the same numbers, and a row-sparse gradient those of its dense form. (Leaves share
+    them; each by itself is right on average.)
 
     Args:
       dtype: bfloat16, whose range is float32's, or float16, which overflows at 65,504.
       seed: Which random numbers to use.
 
     Raises:
-      TypeError: If ``dtype`` is neither.
+      TypeError: If ``dtype`` is neither, or ``seed`` no integer.
 
     Example:
       >>> import adagrad_jax as aj, jax, jax.numpy as jnp
@@ -104,11 +105,18 @@ class RoundedDiagonal:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype not in (jnp.bfloat16, jnp.float16):
+        try:
+            known = jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
+        except TypeError:
+            known = False
+        if not known:
             raise TypeError(
                 f"`dtype` must be bfloat16 or float16, got {self.dtype!r}; for others "
                 "use Diagonal(dtype=...)."
             )
+        seed: Any = self.seed
+        if not isinstance(seed, int):
+            raise TypeError(f"`seed` must be an integer, got {seed!r}.")
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Rounded:
         """An array like ``param``, sharded like it, and a count."""

@@ -89,11 +89,11 @@ class SM3:
         ]
         squares = squared_magnitude(gradient, dtype)
         total = functools.reduce(jnp.minimum, bounds) + squares
+        # What divides is rounded as what is kept is.
+        total = total.astype(accumulator[0].dtype)
         # Not just the maximum: there may be nothing to take it of, or some rows only.
         largest = [
-            jnp.maximum(
-                vector, jnp.max(total, axis=axes, initial=0).astype(vector.dtype)
-            )
+            jnp.maximum(vector, jnp.max(total, axis=axes, initial=0))
             for vector, axes in zip(accumulator, others, strict=True)
         ]
         return normalize(gradient, total), tuple(largest)
