@@ -132,7 +132,9 @@ def proximal_adagrad(
     with :math:`v'` what the L1 penalty left of :math:`v`.
 
     Of a table with a :class:`RowSparse` gradient only the rows in it are changed, and
-    so regularised: a row is, in the steps that read it.
+    so regularised. A row that is rarely read is rarely shrunk: where zeros are wanted
+    in such a table, :func:`adagrad_da` and :func:`ftrl`, whose thresholds catch up, are
+    the better choice.
 
     Args:
       learning_rate: :math:`\eta_t \ge 0`: a number, an array of shape (), or a schedule

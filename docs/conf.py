@@ -20,6 +20,7 @@ html_title = "adagrad_jax"
 autodoc_typehints = "none"  # the docstrings say more
 autodoc_member_order = "bysource"
 default_role = "code"
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 # The README's links into the repository lead nowhere from a page.
 suppress_warnings = ["myst.xref_missing"]

@@ -13,7 +13,7 @@ import pytest
 from nbclient import NotebookClient
 
 from adagrad_jax import _distinct_rows
-from benchmarks import dense, rows, rows_contenders, side_by_side
+from benchmarks import dense, family, rows, rows_contenders, side_by_side
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -105,6 +105,33 @@ def test_rows_benchmark_in_a_hurry(tmp_path):
     assert "compiling" in done.stdout
     assert (tmp_path / "rows.cpu.md").read_text().count("| Zipf |") == 2
     assert (tmp_path / "rows.cpu.png").stat().st_size > 10_000
+
+
+def test_family_benchmark_in_a_hurry(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.family", "--quick", "--out", tmp_path]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    cases = json.loads((tmp_path / "family.cpu.json").read_text())["cases"]
+    measured = {name for contenders in cases.values() for name in contenders}
+    everyone = {name for case in family.CASES for name in case.contenders}
+    assert measured == everyone
+    assert (tmp_path / "family.cpu.md").read_text().count("| 1.3 |") == 3
+    assert (tmp_path / "family.cpu.png").stat().st_size > 10_000
+
+
+def test_sparsity_benchmark_in_a_hurry(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.sparsity", "--quick"]
+    command += ["--out", tmp_path]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    curves = json.loads((tmp_path / "sparsity.json").read_text())["curves"]
+    sparse, dense = curves["row-sparse"], curves["dense"]
+    assert set(sparse) == set(dense) and len(sparse) == 5
+    # The penalties of FTRL and dual averaging catch up with rows that were not read.
+    assert sparse["aj.ftrl"] == dense["aj.ftrl"]
+    for curve in [*sparse.values(), *dense.values()]:
+        shares = [point["share"] for point in curve]
+        assert shares == sorted(shares, reverse=True)
+    assert (tmp_path / "sparsity.md").exists()
+    assert (tmp_path / "sparsity.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import re
 import textwrap
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,11 +67,47 @@ def test_the_port_of_the_keras_page_runs():
     assert list(np.flatnonzero(changed)) == [1, 3]
 
 
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_examples_of_the_family_run(capsys):
+    namespace = run_examples((ROOT / "docs" / "family.md").read_text(), "family.md")
+    moved, decayed, *report = capsys.readouterr().out.splitlines()
+    assert moved == "True"
+    np.testing.assert_allclose(float(decayed), 0.999**2, rtol=1e-6)
+    assert namespace["report"].leaves[0].untouched_rows == 997
+    assert "99.7%" in "".join(report)
+
+
+def test_the_memory_is_what_the_states_take():
+    page = (ROOT / "docs" / "family.md").read_text()
+    (table,) = re.findall(r"<!-- memory -->\n.*?\|\n\|-.*?\n(.*?)<!--", page, re.S)
+    rows = [line.strip("| \n").split(" | ") for line in table.splitlines()]
+    assert len(rows) == 12
+    for optimizer, *promised in rows:
+        for dtypes, text in zip((["f4"], ["bfloat16", "f2"]), promised, strict=True):
+            for dtype in dtypes:
+                kept = memory_per_parameter(optimizer, jnp.dtype(dtype))
+                digits = len(text.partition(".")[2])
+                assert f"{kept:.{digits}f}" == text, (optimizer, dtype)
+
+
+def memory_per_parameter(optimizer, dtype):
+    """In bytes, of an optimizer written as in the table: a name, and an accumulator."""
+    function, _, accumulator = optimizer.replace("`", "").partition(", ")
+    options = {"accumulator": eval(f"aj.{accumulator}")} if accumulator else {}
+    if function == "lazy_weight_decay":
+        options["weight_decay"] = 0.1
+    table = jnp.ones((10_000, 64), dtype)
+    state = getattr(aj, function)(0.1, **options).init(table)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / table.size
+
+
 def test_every_public_name_is_in_the_reference():
     reference = (ROOT / "docs" / "api.md").read_text()
     documented = set(re.findall(r":: (?:adagrad_jax\.)?([\w.]+)", reference))
     modules = {
+        "diagnostics": aj.diagnostics,
         "dialects": aj.dialects,
+        "interop": aj.interop,
         "keras": aj.keras,
         "keras.schedules": aj.keras.schedules,
         "keras3": keras3,
@@ -83,7 +121,7 @@ def test_every_public_name_is_in_the_reference():
         and isinstance(getattr(contents, name), types.FunctionType | type)
         and getattr(contents, name).__module__.startswith(f"adagrad_jax.{module}")
     }
-    assert documented == (set(aj.__all__) - {"dialects", "keras"}) | named
+    assert documented == (set(aj.__all__) - set(modules)) | named
 
 
 def test_all_is_what_is_exported():
