@@ -36,6 +36,15 @@ ignored.
 """
 
 
+class TheCarry(NamedTuple):
+    """Stands, among the operands of stages, for the table that a fold changes.
+
+    A stage that reads the rows which it makes an update for would otherwise make XLA
+    copy the table, to have it as it was before. No row is visited twice, so these rows
+    still are as they were.
+    """
+
+
 class Distinct(NamedTuple):
     """The distinct rows that ``n`` entries name. Each has a slot.
 
@@ -81,7 +90,8 @@ def fold(
       carry: Arrays; tables among them are updated in place if XLA can.
       entries: ``(n, ...)``.
       distinct: What :func:`find_distinct` says of their ids.
-      stages: What to apply to the sums, in order.
+      stages: What to apply to the sums, in order; among their operands may be
+        :class:`TheCarry`.
       operands: More arrays for ``step``.
     """
     functions = tuple(function for function, _ in stages)
@@ -110,7 +120,12 @@ def _fold(
 ) -> Carry:
     def visit(carry: Carry, rows: jax.Array, ids: jax.Array) -> Carry:
         rows = rows.astype(entries.dtype)
-        rows = _through(functions, stage_operands, rows, ids)
+        current = jax.tree.map(
+            lambda x: carry if isinstance(x, TheCarry) else x,
+            stage_operands,
+            is_leaf=lambda x: isinstance(x, TheCarry),
+        )
+        rows = _through(functions, current, rows, ids)
         return step(carry, rows, ids, *operands)
 
     def in_blocks(carry: Carry) -> Carry:

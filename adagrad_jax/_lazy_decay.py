@@ -27,8 +27,7 @@ from adagrad_jax._precision import at_least_float32, cast
 from adagrad_jax._row_sparse import (
     RowSparse,
     from_bcoo_leaves,
-    map_rows,
-    replace_rows,
+    set_rows,
     take_rows,
 )
 
@@ -264,7 +263,7 @@ def _catch_up_leaf(
     change = _change(old, kept, log_decay)
     new = (cast(old, change.dtype) + change).astype(param.dtype)
     return param.at[rows].set(new), jax.tree.map(
-        lambda table, now: table.at[rows].set(now), of_rows, log_decay
+        lambda table, now: table.at[rows].set(now), of_rows, _all_at(kept, log_decay)
     )
 
 
@@ -278,9 +277,13 @@ def _decay(
     update: Any, param: jax.Array, of_rows: LogDecay, log_decay: LogDecay
 ) -> tuple[Any, LogDecay]:
     if isinstance(update, RowSparse):
-        update = update.grouped()
-        decayed = map_rows(update, _add_change, (param, of_rows), log_decay)
-        return decayed, replace_rows(update, _now, of_rows, log_decay)
+        # Not put off: what is kept of the rows is about to change.
+        rows = update.summed()
+        old, kept = jax.tree.map(lambda t: take_rows(t, rows.ids), (param, of_rows))
+        decayed = _add_change(rows.values, (old, kept), log_decay)
+        now = _all_at(kept, log_decay)
+        of_rows = jax.tree.map(lambda t, x: set_rows(t, rows.ids, x), of_rows, now)
+        return RowSparse(rows.ids, decayed, rows.shape), of_rows
     update = jnp.asarray(update)
     decayed = _add_change(update, (param, of_rows), log_decay)
     return decayed, _all_at(of_rows, log_decay)
@@ -303,13 +306,11 @@ def _change(param: jax.Array, of_rows: LogDecay, log_decay: LogDecay) -> jax.Arr
     return param * factor.astype(param.dtype)
 
 
-def _now(rows: jax.Array, of_rows: LogDecay, log_decay: LogDecay) -> LogDecay:
-    del rows
-    return _all_at(of_rows, log_decay)
-
-
 def _all_at(of_rows: LogDecay, log_decay: LogDecay) -> LogDecay:
-    return jax.tree.map(full_like, of_rows, log_decay)
+    # Of the old ones, so that XLA reads these before it writes, and copies none.
+    return jax.tree.map(
+        lambda old, now: jnp.where(jnp.isnan(old), old, now), of_rows, log_decay
+    )
 
 
 def _add(total: LogDecay, term: jax.Array) -> LogDecay:

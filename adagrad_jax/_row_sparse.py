@@ -15,6 +15,7 @@ from adagrad_jax._distinct_rows import (
     Carry,
     Distinct,
     Stage,
+    TheCarry,
     all_rows,
     find_distinct,
     fold,
@@ -226,7 +227,13 @@ class RowSparse(metaclass=_OpaqueType):
         hashable, must ignore those whose ids are out of range.
         """
         distinct = self._distinct or find_distinct(self._ids, self.shape[0])
-        return fold(step, carry, self._entries, distinct, self._stages, operands)
+        stages = tuple(
+            (function, function.reading(carry, *arguments))
+            if isinstance(function, _MapRows)
+            else (function, arguments)
+            for function, arguments in self._stages
+        )
+        return fold(step, carry, self._entries, distinct, stages, operands)
 
     def summed(self) -> "RowSparse":
         """The same with each row once, in any order; see :meth:`coalesce`."""
@@ -359,6 +366,11 @@ class _MapRows:
     ) -> jax.Array:
         tables = jax.tree.map(lambda table: take_rows(table, ids), tables)
         return self.function(rows, tables, *operands)
+
+    def reading(self, carry: Any, tables: Any, operands: Any) -> tuple[Any, Any]:
+        """The same operands, for a fold that changes one of the tables."""
+        tables = jax.tree.map(lambda x: TheCarry() if x is carry else x, tables)
+        return tables, operands
 
 
 def sum_of_squares(gradient: Any, dtype: DTypeLike) -> jax.Array:

@@ -882,6 +882,21 @@ def program(
     return step, (params, optimizer.init(params), ids, target)
 
 
+def apply_with_key(params, updates):
+    return aj.apply_updates(params, updates, key=jax.random.key(0))
+
+
+def catching_up(step_and_arguments):
+    """The same, with the rows that it will read brought up to date."""
+    step, args = step_and_arguments
+
+    def caught_up(params, state, ids, target):
+        params, state = aj.catch_up_weight_decay(params, state, {"table": ids})
+        return step(params, state, ids, target)
+
+    return caught_up, args
+
+
 CLIP, DECAY = aj.clip_by_global_norm(1.0), aj.add_decayed_weights(0.1)
 RATE = optax.scale(-0.1)
 PROGRAMS = {
@@ -910,6 +925,32 @@ PROGRAMS = {
         aj.adagrad(0.1, accumulator=aj.Diagonal(dtype=jnp.float16))
     ),
     "bfloat16": lambda: program(aj.adagrad(0.1), dtype=jnp.bfloat16),
+    "row-wise": lambda: program(aj.adagrad(0.1, accumulator=aj.RowWise())),
+    "norm": lambda: program(aj.adagrad(0.1, accumulator=aj.Norm())),
+    "sm3": lambda: program(aj.adagrad(0.1, accumulator=aj.SM3())),
+    "bfloat16-rounded": lambda: program(
+        aj.adagrad(0.1, accumulator=aj.RoundedDiagonal())
+    ),
+    "bfloat16-key": lambda: program(
+        aj.adagrad(0.1), apply_updates=apply_with_key, dtype=jnp.bfloat16
+    ),
+    "float16-key": lambda: program(
+        aj.adagrad(0.1), apply_updates=apply_with_key, dtype=jnp.float16
+    ),
+    "proximal": lambda: program(aj.proximal_adagrad(0.1, l1=0.1)),
+    "proximal-optax-apply": lambda: program(
+        aj.proximal_adagrad(0.1, l1=0.1), apply_updates=optax.apply_updates
+    ),
+    "groups": lambda: program(
+        aj.proximal_adagrad(0.1, group_lasso=0.1, accumulator=aj.RowWise())
+    ),
+    "dual-averaging": lambda: program(aj.adagrad_da(0.1, l1=0.1)),
+    "ftrl": lambda: program(aj.ftrl(0.1)),
+    "cap": lambda: program(optax.chain(aj.adagrad(0.1), aj.cap_row_norms(1.0))),
+    "lazy-decay": lambda: program(
+        optax.chain(aj.adagrad(0.1), aj.lazy_weight_decay(0.1, 0.1))
+    ),
+    "catch-up": lambda: catching_up(program(aj.lazy_weight_decay(0.1, 0.1))),
 }
 
 # What passes an array on, writes into one (XLA counts a copy as temporary memory, which
@@ -943,7 +984,7 @@ def test_nothing_of_the_tables_size_is_made(name):
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < min(6 * NUM_IDS * DIM * 4, TABLE_BYTES / 20)
     kept = sum(x.nbytes for x in jax.tree.leaves(args[:2]) if x.size >= NUM_MANY)
-    assert kept > TABLE_BYTES
+    assert kept >= TABLE_BYTES
     assert memory.alias_size_in_bytes >= kept
 
 
