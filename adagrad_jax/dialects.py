@@ -14,7 +14,8 @@ function   update                          acc. at  rate    also
 `torch`    lr * g / (sqrt(a) + 1e-10)      0        0.01    lr_decay, weight_decay,
                                                             maximize
 `tf1`      lr * g / sqrt(a)                0.1      --
-`fbgemm`   lr * g / (sqrt(a_row) + 1e-8)   0        0.01    weight decay of rows
+`fbgemm`   lr * g / (sqrt(a_row) + 1e-8)   0        0.01    weight decay of rows,
+                                                            max_norm
 =========  ==============================  =======  ======  ============================
 
 with a = a + g^2 before each update (a_row: the mean of g^2 over the row). What they
@@ -53,7 +54,7 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
-from adagrad_jax._clipping import clip_by_norm, clip_by_value
+from adagrad_jax._clipping import cap_row_norms, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
 from adagrad_jax._keras3 import (
     Keras3Options,
@@ -417,6 +418,7 @@ def fbgemm(
     ] = "exact_row_wise_adagrad",
     weight_decay: ArrayLike = 0.0,
     weight_decay_mode: Literal["NONE", "L2", "DECOUPLE"] = "NONE",
+    max_norm: ArrayLike | None = None,
     initial_accumulator_value: ArrayLike = 0.0,
 ) -> GradientTransformationExtraArgs:
     r"""The exact Adagrad of FBGEMM's embedding tables (TorchRec).
@@ -430,7 +432,8 @@ def fbgemm(
     rows are summed first. Weight decay is of the rows in a row-sparse gradient only:
     "L2" adds :math:`\text{weight\_decay} \cdot \theta` to :math:`g`, "DECOUPLE"
     multiplies :math:`\theta` by :math:`1 - \eta_t \cdot \text{weight\_decay}`. (FBGEMM
-    1.8 ignores both on a CPU for tables that serve one feature.)
+    1.8 ignores both on a CPU for tables that serve one feature, and ``max_norm`` on any
+    CPU.)
 
     Args:
       learning_rate: :math:`\eta_t`: a number, an array of shape (), or a schedule.
@@ -439,6 +442,8 @@ def fbgemm(
         it: the values of ``EmbOptimType``.
       weight_decay: Its strength, at least 0.
       weight_decay_mode: What it is, by the name in ``WeightDecayMode``.
+      max_norm: Bound on the norm of each row that was changed, as in
+        :func:`adagrad_jax.cap_row_norms`; None and 0 mean none.
       initial_accumulator_value: The accumulators at the start, at least 0.
 
     Returns:
@@ -462,7 +467,9 @@ def fbgemm(
       or ``EXACT_ADAGRAD``.
     """
     check_learning_rate("learning_rate", learning_rate)
-    check_hyperparameters(eps=eps, weight_decay=weight_decay)
+    check_hyperparameters(
+        eps=eps, weight_decay=weight_decay, **given(max_norm=max_norm)
+    )
     accumulators = {
         "exact_row_wise_adagrad": RowWise(dtype="parameter"),
         "exact_adagrad": _LIKE_PARAMETER,
@@ -477,6 +484,7 @@ def fbgemm(
         ),
         *(decay if weight_decay_mode == "DECOUPLE" else []),
         scale_by_learning_rate(learning_rate),
+        *([cap_row_norms(max_norm)] if is_set(max_norm) else []),
     )
 
 

@@ -74,7 +74,7 @@ EVERYTHING = (
         "loss_scale_factor": 2.0,
     }
 )
-FBGEMM = DECAY | {"weight_decay_mode": "DECOUPLE"}
+FBGEMM = DECAY | {"weight_decay_mode": "DECOUPLE", "max_norm": 1.0}
 TORCH = {"lr_decay": 0.5, "weight_decay": 0.1, "maximize": True}
 K3 = dialects.keras3
 OWN = {"own_dtype": True}

@@ -352,6 +352,17 @@ def test_tf1_da_rows(case):
     check_adagrad_da(case)
 
 
+def test_fbgemm_caps_the_norm_of_rows():
+    table = jnp.full((3, 4), 2.0)
+    gradient = aj.RowSparse([1], jnp.ones((1, 4)), table.shape)
+    for max_norm, row in [(None, 1.5), (0.0, 1.5), (4.0, 1.5), (1.0, 0.5)]:
+        optimizer = aj.dialects.fbgemm(0.5, max_norm=max_norm)
+        updates, _ = optimizer.update(gradient, optimizer.init(table), table)
+        capped = aj.apply_updates(table, updates)
+        expected = np.array([2.0, row, 2.0])[:, None] * np.ones(4)
+        np.testing.assert_allclose(capped, expected, rtol=1e-6)
+
+
 def test_tf1_needs_a_positive_initial_accumulator():
     with pytest.raises(ValueError, match="`initial_accumulator_value` .* > 0, got 0"):
         aj.dialects.tf1(0.1, initial_accumulator_value=0.0)
