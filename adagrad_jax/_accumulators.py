@@ -95,15 +95,33 @@ class RowAccumulator(abc.ABC):
         """``update`` of the rows that are in ``gradient``."""
         gradient = gradient.grouped()
         # Twice over the rows: what divides them is put off until they are used.
-        accumulator = replace_rows(gradient, self._remember, accumulator, normalize)
-        return map_rows(
-            gradient, self.precondition, accumulator, normalize
-        ), accumulator
+        accumulator = replace_rows(gradient, _Remember(self), accumulator, normalize)
+        update = map_rows(gradient, _Precondition(self), accumulator, normalize)
+        return update, accumulator
 
-    def _remember(
+
+# Not methods bound to an accumulator, which equal those of an equal one only if it is
+# the same object: JAX would compile anew for each.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Remember:
+    of: RowAccumulator
+
+    def __call__(
         self, gradient: jax.Array, accumulator: Any, normalize: Normalize
     ) -> Any:
-        return self.update(gradient, accumulator, normalize)[1]
+        return self.of.update(gradient, accumulator, normalize)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Precondition:
+    of: RowAccumulator
+
+    def __call__(
+        self, gradient: jax.Array, accumulator: Any, normalize: Normalize
+    ) -> jax.Array:
+        return self.of.precondition(gradient, accumulator, normalize)
 
 
 @dataclasses.dataclass(frozen=True)

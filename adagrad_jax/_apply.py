@@ -110,6 +110,9 @@ def _add_and_round(
 
 def _key_of(key: jax.Array | None, number: int, param: Any) -> jax.Array | None:
     """A leaf's own key, if its precision asks for one."""
-    if key is None or jnp.finfo(jnp.result_type(param)).bits != 16:
+    dtype = jnp.result_type(param)
+    if key is None or not jnp.issubdtype(dtype, jnp.floating):
+        return None
+    if jnp.finfo(dtype).bits != 16:
         return None
     return jax.random.fold_in(key, number)

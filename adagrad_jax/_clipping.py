@@ -168,8 +168,8 @@ def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
       max_norm: The bound, at least 0; infinity caps nothing.
 
     Returns:
-      A stateless Optax transformation, which keeps shapes and dtypes and needs
-      ``params`` in ``update``. Norms are taken in float32 or wider.
+      A stateless Optax transformation, which needs ``params`` in ``update`` and gives
+      updates in their dtype. Norms are taken in float32 or wider.
 
     Raises:
       TypeError: If ``max_norm`` is no number, or a leaf is neither floating-point nor
@@ -214,7 +214,8 @@ def _cap(update: jax.Array, param: jax.Array, max_norm: ArrayLike) -> jax.Array:
     # A row within the bound moves by its update, not by a rounded difference.
     within = jnp.sqrt(jax.lax.stop_gradient(total)) <= jnp.asarray(max_norm, dtype)
     capped = _shrink(new, total, max_norm) - old
-    return jnp.where(within, update, capped.astype(update.dtype))
+    # In the parameter's dtype: rounded to less, it might miss the bound.
+    return jnp.where(within, cast(update, dtype), capped).astype(param.dtype)
 
 
 def _elementwise(function: Callable[..., jax.Array], gradient: Any, *args: Any) -> Any:

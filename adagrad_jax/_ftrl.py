@@ -65,7 +65,8 @@ def ftrl(
 
     Args:
       learning_rate: :math:`\eta_t > 0`: a number, an array of shape (), or a schedule
-        ``count -> learning rate`` with count 0 at the first step.
+        ``count -> learning rate`` with count 0 at the first step. Where a schedule is 0
+        parameters stand still, and gradients are summed up.
       learning_rate_power: :math:`-p \le 0`; 0 is a constant learning rate.
       initial_accumulator_value: :math:`a_0 \ge 0`.
       l1_regularization_strength: Strength of the L1 penalty, at least 0.
@@ -142,20 +143,24 @@ class _Ftrl:
         total = accumulator + gradient * gradient
         growth = self._power(total, power) - self._power(accumulator, power)
         linear += gradient + 2 * jnp.asarray(shrinkage, dtype) * param
-        return total, linear - growth / jnp.asarray(rate, dtype) * param
+        rate = jnp.asarray(rate, dtype)
+        standing = rate == 0
+        distance = growth / jnp.where(standing, 1, rate) * param
+        return total, linear - jnp.where(standing, 0, distance)
 
     def minimum(
         self, gradient: jax.Array, memory: Any, param: jax.Array, numbers: Numbers
     ) -> jax.Array:
-        del gradient, param
+        del gradient
         accumulator, linear = memory
         rate, l1, l2 = (jnp.asarray(number, linear.dtype) for number in numbers[:3])
         power, _, beta = numbers.others
         curvature = self._power(accumulator, power) + jnp.asarray(beta, linear.dtype)
-        curvature = curvature / rate + 2 * l2
+        standing = rate == 0
+        curvature = curvature / jnp.where(standing, 1, rate) + 2 * l2
         flat = curvature == 0
         step = -soft_threshold(linear, l1) / jnp.where(flat, 1, curvature)
-        return jnp.where(flat, 0, step)
+        return jnp.where(standing, param.astype(step.dtype), jnp.where(flat, 0, step))
 
     def _power(self, accumulator: jax.Array, learning_rate_power: Any) -> jax.Array:
         # The root is kept away from 0, where it has no derivative.
@@ -170,7 +175,7 @@ class _Ftrl:
 def _check_power(power: Any) -> None:
     try:
         check_hyperparameter("learning_rate_power", -power)
-    except ValueError:
-        raise ValueError(
+    except (TypeError, ValueError) as error:
+        raise type(error)(
             f"`learning_rate_power` must be a finite number <= 0, got {power!r}."
         ) from None

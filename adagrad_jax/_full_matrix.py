@@ -85,9 +85,10 @@ class FullMatrix:
         """A diagonal matrix for each block."""
         dtype = dtype_of(self.dtype, param)
         if jnp.iscomplexobj(param):
+            found = jnp.result_type(param)
             raise TypeError(
-                f"FullMatrix()'s parameters must be real, got dtype {param.dtype}; "
-                "wrap the optimizer with optax.contrib.split_real_and_imaginary."
+                f"FullMatrix()'s parameters must be real, got dtype {found}; wrap the "
+                "optimizer with optax.contrib.split_real_and_imaginary."
             )
         num_blocks, size = self._blocks(math.prod(jnp.shape(param)))
         diagonal = jnp.eye(size, dtype=dtype) * jnp.asarray(

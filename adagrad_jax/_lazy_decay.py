@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators import along_axis, full_like
@@ -83,7 +84,9 @@ def lazy_weight_decay(
     That is exact if a row's gradient is taken where the row would have been: call
     :func:`catch_up_weight_decay` with the batch's ids before the loss, and without ids
     before evaluation and before parameters are saved. Without the first of them each
-    row still decays as it should, but late.
+    row still decays as it should, but late. Decay counts from ``init``: an
+    :class:`adagrad_jax.keras.Optimizer` around it should be built with all of its
+    variables before its first step.
 
     Args:
       learning_rate: The optimizer's: a number, an array of shape (), or a schedule.
@@ -226,14 +229,27 @@ def catch_up_weight_decay(
 def _catch_up(params: Any, state: LazyWeightDecayState, ids: Any) -> tuple[Any, Any]:
     leaves, structure = jax.tree.flatten(params)
     try:
-        of_rows = structure.flatten_up_to(state.of_rows)
+        # A mask may be a prefix of the parameters, and so a branch one MaskedNode.
+        of_rows = jax.tree.map(
+            lambda kept, branch: jax.tree.map(lambda _: kept, branch),
+            state.of_rows,
+            params,
+            is_leaf=lambda x: isinstance(x, LogDecay | optax.MaskedNode),
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "`params` must be those that the state was made for, got "
+            f"{jax.tree.structure(params)}: {error}"
+        ) from error
+    try:
         every = [slice(None)] * len(leaves)
         ids = every if ids is None else structure.flatten_up_to(ids)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            "`params` and `ids` must be trees like the parameters that the state was "
-            f"made for, got {jax.tree.structure(params)}: {error}"
+            "`ids` must be a tree like the parameters, with None for leaves that are "
+            f"to be left alone, got {jax.tree.structure(ids)} for {structure}."
         ) from error
+    of_rows = structure.flatten_up_to(of_rows)
     pairs = [
         _catch_up_leaf(jnp.asarray(param), kept, rows, state.log_decay)
         for param, kept, rows in zip(leaves, of_rows, ids, strict=True)
@@ -249,19 +265,33 @@ def _catch_up_leaf(
 ) -> tuple[jax.Array, Any]:
     if rows is None or isinstance(of_rows, optax.MaskedNode):
         return param, of_rows
-    if isinstance(rows, slice):
+    dtype = at_least_float32(param.dtype)
+    if param.shape[:1] != of_rows.high.shape:
+        raise ValueError(
+            f"a parameter of shape {param.shape} does not fit its state, for shape "
+            f"{of_rows.high.shape} of rows; pass the parameters that `init` saw."
+        )
+    if isinstance(rows, slice) or not param.ndim:
         change = _change(param, of_rows, log_decay)
-        new = (cast(param, change.dtype) + change).astype(param.dtype)
+        new = (cast(param, dtype) + change).astype(param.dtype)
         return new, _all_at(of_rows, log_decay)
     rows = jnp.asarray(rows)
-    if not jnp.issubdtype(rows.dtype, jnp.integer):
-        raise TypeError(f"`ids` must be integers, got dtype {rows.dtype}.")
-    # As indexing reads them; to catch up with a row too many is no harm.
-    last = max(param.shape[0] - 1, 0)
-    rows = jnp.where(rows < 0, rows + param.shape[0], rows).ravel().clip(0, last)
+    if rows.size and not jnp.issubdtype(rows.dtype, jnp.integer):
+        raise TypeError(
+            f"`ids` must be integers, got dtype {rows.dtype} for a parameter of shape "
+            f"{param.shape}."
+        )
+    if not rows.size or not param.shape[0]:
+        return param, of_rows
+    # As indexing reads them, in a dtype that holds the last row's number; to catch up
+    # with a row too many is no harm.
+    wide = rows.dtype.itemsize == 8
+    rows = rows.astype(rows.dtype if wide else jnp.int32).ravel()
+    rows = jnp.where(rows < 0, rows + param.shape[0], rows)
+    rows = rows.clip(0, param.shape[0] - 1)
     old, kept = jax.tree.map(lambda table: take_rows(table, rows), (param, of_rows))
     change = _change(old, kept, log_decay)
-    new = (cast(old, change.dtype) + change).astype(param.dtype)
+    new = (cast(old, dtype) + change).astype(param.dtype)
     return param.at[rows].set(new), jax.tree.map(
         lambda table, now: table.at[rows].set(now), of_rows, _all_at(kept, log_decay)
     )
@@ -323,8 +353,8 @@ def _add(total: LogDecay, term: jax.Array) -> LogDecay:
 
 def _check_product(learning_rate: Any, weight_decay: Any) -> None:
     numbers = (learning_rate, weight_decay)
-    if all(isinstance(number, int | float) for number in numbers):
-        if learning_rate * weight_decay >= 1:
+    if not any(callable(x) or isinstance(x, Tracer) for x in numbers):
+        if float(learning_rate) * float(weight_decay) >= 1:
             raise ValueError(
                 "`learning_rate` times `weight_decay` must be less than 1, or a step "
                 f"leaves nothing of the parameters, got {learning_rate!r} times "

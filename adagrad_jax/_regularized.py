@@ -289,9 +289,6 @@ def regularized(
     check_learning_rate("learning_rate", learning_rate)
     check_hyperparameters(initial_accumulator_value=initial_accumulator_value)
 
-    def init_leaf(param: Any, initial: Any) -> Any:
-        return rule.init(param, initial)[0]
-
     def init_fn(params: optax.Params) -> Any:
         check_leaves(params, "parameter", real_because=_REAL)
         leaves, structure = jax.tree.flatten(params)
@@ -310,7 +307,7 @@ def regularized(
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient", real_because=_REAL)
         check_fits_params(updates, params)
-        check_fits_state(updates, state.accumulator, init_leaf)
+        check_fits_state(updates, state.accumulator, _Init(rule))
         rate: Any = learning_rate
         if callable(learning_rate):
             rate = learning_rate(state.count)
@@ -345,11 +342,33 @@ def _take_step(
     follow = _Follow(rule)
     if isinstance(gradient, RowSparse):
         gradient = gradient.grouped()
-        memory = replace_rows(gradient, rule.remember, memory, numbers, beside=param)
+        memory = replace_rows(gradient, _Remember(rule), memory, numbers, beside=param)
         return map_rows(gradient, follow, (memory, param), numbers), memory
     gradient = jnp.asarray(gradient)
     memory = rule.remember(gradient, memory, param, numbers)
     return follow(gradient, (memory, param), numbers), memory
+
+
+# Not bound methods, nor closures, which are equal only if they are the same object: a
+# rule is made anew wherever hyperparameters are injected.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Init:
+    rule: Rule
+
+    def __call__(self, param: Any, initial_accumulator_value: Any) -> Any:
+        return self.rule.init(param, initial_accumulator_value)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Remember:
+    rule: Rule
+
+    def __call__(
+        self, gradient: jax.Array, memory: Any, param: jax.Array, numbers: Numbers
+    ) -> Any:
+        return self.rule.remember(gradient, memory, param, numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,7 +449,10 @@ def soft_threshold(x: jax.Array, by: jax.Array) -> jax.Array:
 def _shrink_rows(x: jax.Array, by: jax.Array) -> jax.Array:
     """Each row moved towards 0 by ``by``, which is the same in all of a row."""
     inside = tuple(range(1, x.ndim))
-    square = jnp.sum(x * x, axis=inside, keepdims=True)
-    # The root and the division are kept away from 0 for the sake of derivatives.
-    norm = jnp.sqrt(jnp.where(square == 0, 1, square))
+    # Squared in units of the largest, so that no square is too small or too large. The
+    # root and the divisions are kept away from 0 for the sake of derivatives.
+    largest = jnp.max(jnp.abs(x), axis=inside, keepdims=True, initial=0)
+    unit = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))
+    square = jnp.sum(jnp.square(x / unit), axis=inside, keepdims=True)
+    norm = unit * jnp.sqrt(jnp.where(square == 0, 1, square))
     return x * jnp.maximum(1 - by / norm, 0)

@@ -29,6 +29,11 @@ def round_stochastically(
         return round_stochastically(x[None], dtype, key)[0]
     ids = jnp.arange(x.shape[0]) if ids is None else ids
     random = jax.vmap(functools.partial(_uniform, key, x.shape[1:]))(ids)
+    return _round(x, random, dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _round(x: jax.Array, random: jax.Array, dtype: DTypeLike) -> jax.Array:
     nearest = x.astype(dtype)
     error = x - nearest.astype(x.dtype)
     # Away from the nearest, beyond x: the other one of the two that x lies between.
@@ -37,6 +42,12 @@ def round_stochastically(
     gap = jnp.abs(other.astype(x.dtype) - nearest.astype(x.dtype))
     # Not a division, which 0 / 0 might spoil: an exact or infinite x stays as it is.
     return jnp.where(random.astype(x.dtype) * gap < jnp.abs(error), other, nearest)
+
+
+@_round.defjvp
+def _round_jvp(dtype: DTypeLike, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """As if nothing were rounded, which is so on average."""
+    return _round(*primals, dtype), tangents[0].astype(dtype)
 
 
 def _uniform(key: jax.Array, shape: tuple[int, ...], row: jax.Array) -> jax.Array:
@@ -115,8 +126,8 @@ class RoundedDiagonal:
                 "use Diagonal(dtype=...)."
             )
         seed: Any = self.seed
-        if not isinstance(seed, int):
-            raise TypeError(f"`seed` must be an integer, got {seed!r}.")
+        if not isinstance(seed, int) or abs(seed) >= 2**31:
+            raise TypeError(f"`seed` must be an integer of 32 bits, got {seed!r}.")
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Rounded:
         """An array like ``param``, sharded like it, and a count."""

@@ -389,6 +389,8 @@ def _add_squares(
 
 def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Some of a table's rows; anything where ids are out of range."""
+    if not table.shape[0]:
+        return jnp.zeros((ids.size, *table.shape[1:]), table.dtype)
     return table.at[ids].get(mode="clip")
 
 

@@ -34,6 +34,9 @@ class SM3:
     matrix has :math:`m + n` accumulators. For parameters of one axis it is
     :class:`Diagonal`.
 
+    Bounds are shared, and so is a NaN: from one number it spreads to its row and
+    column, and from there to the leaf.
+
     The memory of a leaf is a tuple of vectors, one per axis; all of them start at
     ``initial_accumulator_value``. A row without gradient changes none of them, so a
     :class:`RowSparse` gradient gives what its dense form gives, for the cost of its
@@ -111,7 +114,8 @@ class SM3:
         """
         rows = gradient.summed()
         of_rows, *of_others = accumulator
-        old = take_rows(of_rows, rows.ids), *of_others
+        named = rows.ids < of_rows.size
+        old = jnp.where(named, take_rows(of_rows, rows.ids), 0), *of_others
         update, (new, *of_others) = self.update(rows.values, old, normalize)
         return (
             RowSparse(rows.ids, update, rows.shape),

@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from adagrad_jax._adagrad import ScaleByAdagradState
 from adagrad_jax._keras3 import AccumulateGradientsState, AverageParamsState
+from adagrad_jax._lazy_decay import LazyWeightDecayState
 
 Path = tuple[Any, ...]
 
@@ -34,6 +35,7 @@ _COUNT_STEPS = (
     optax.ScaleByScheduleState,
     optax.InjectHyperparamsState,
     optax.InjectStatefulHyperparamsState,
+    LazyWeightDecayState,
     type(optax.schedules.WrappedSchedule(lambda count: count).init()),
 )
 

@@ -222,6 +222,7 @@ def _run(
                 "gradient_sum": {
                     v.name: v.arrays.get("grad_acc") for v in case.variables
                 },
+                "linear": {v.name: v.arrays.get("linear") for v in case.variables},
             }.items():
                 known = {
                     name: array[t - 1]

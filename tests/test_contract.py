@@ -83,6 +83,7 @@ PARAMS = {"needs_params": True}
 NO_STATE = {"stateless": True}
 ODD = {"keeps_sums": False, "smooth": False}
 MATRIX = ODD | REAL | {"shaped": False}
+CAP = {"max_norm": 1.0}
 BLOCKS = aj.FullMatrix(block_size=3)
 REGULARIZED = REAL | PARAMS | {"to_params": True}
 DECAYING = {"learning_rate": 0.1} | DECAY
@@ -104,7 +105,7 @@ CASES = [
     Case("clip-value", aj.clip_by_value, {"max_abs": 0.7}, **NO_STATE, **REAL),
     Case("clip-norm", aj.clip_by_norm, {"max_norm": 1.0}, **NO_STATE),
     Case("clip-global-norm", aj.clip_by_global_norm, {"max_norm": 1.0}, **NO_STATE),
-    Case("cap-row-norms", aj.cap_row_norms, {"max_norm": 1.0}, **NO_STATE, **PARAMS),
+    Case("cap-row-norms", aj.cap_row_norms, CAP, **NO_STATE, **PARAMS, to_params=True),
     Case("proximal", aj.proximal_adagrad, RATE, **REGULARIZED),
     Case("proximal-groups", aj.proximal_adagrad, GROUPS, **REGULARIZED),
     Case("dual-averaging", aj.adagrad_da, RATE, **REGULARIZED),

@@ -52,8 +52,9 @@ def report(
 
     The state may be that of any Optax transformation with
     :func:`adagrad_jax.scale_by_adagrad` in it, or :func:`adagrad_jax.proximal_adagrad`
-    and its siblings: ``optax.chain``, ``partition``,
-    ``masked``, ``MultiSteps``, ``inject_hyperparams`` ... Leaves that are updated by
+    and its siblings (:func:`adagrad_jax.ftrl` with its usual power and no beta):
+    ``optax.chain``, ``partition``, ``masked``, ``MultiSteps``, ``inject_hyperparams``
+    ... Leaves that are updated by
     something else are left out. Where several coordinates share an accumulator
     (:class:`adagrad_jax.RowWise`, :class:`adagrad_jax.Norm`) they share its rate; for
     :class:`adagrad_jax.SM3` :math:`a` is the least bound that is kept for the
@@ -174,7 +175,9 @@ def _find(
 ) -> Iterator[tuple[Any, Mapping[str, Any], Any]]:
     """Each Adagrad state with the hyperparameters and the count nearest to it."""
     if isinstance(node, _KINDS):
-        yield node, hyperparams, node.count if "count" in node._fields else count
+        if not isinstance(node, ScaleByAdagradState):  # the others have no epsilon
+            hyperparams, count = {"epsilon": 0.0, **hyperparams}, node.count
+        yield node, hyperparams, count
         return
     injected = getattr(node, "hyperparams", None)
     if isinstance(injected, dict):
@@ -375,7 +378,7 @@ def _at_quantiles(sums: np.ndarray) -> np.ndarray:
 
 
 def _share_of(mask: np.ndarray) -> float:
-    return np.count_nonzero(mask) / max(1, mask.size)
+    return int(np.count_nonzero(mask)) / max(1, mask.size)
 
 
 def _compare(now: Report, since: Report) -> Report:
