@@ -301,3 +301,9 @@ def test_row_norms_need_the_parameters():
         cap.update(rows, cap.init(params), params)
     with pytest.raises(ValueError, match=r"\['w'\] has no parameter"):
         cap.update(params, cap.init(params), {"v": jnp.ones((2, 3))})
+
+
+def test_the_cap_holds_also_where_updates_have_less_precision():
+    params, cap = jnp.full((1, 1), 1001.9), aj.cap_row_norms(1.0)
+    updates, _ = cap.update(jnp.zeros((1, 1), jnp.bfloat16), cap.init(params), params)
+    assert abs(aj.apply_updates(params, updates)) <= 1

@@ -509,3 +509,14 @@ def test_bad_trees():
         optimizer.update(other, state, other)
     with pytest.raises(TypeError, match=r"parameter at \['w'\] must be real.*sign"):
         optimizer.init({"w": jnp.ones(2, complex)})
+
+
+def test_a_warm_up_from_zero_stands_still_first():
+    params, optimizer = jnp.ones(3), aj.ftrl(optax.linear_schedule(0.0, 1.0, 10))
+    state = optimizer.init(params)
+    updates, state = optimizer.update(jnp.ones(3), state, params)
+    np.testing.assert_array_equal(updates, 0)
+    np.testing.assert_array_equal(state.linear, 1)
+    updates, _ = optimizer.update(jnp.ones(3), state, params)
+    chex.assert_tree_all_finite(updates)
+    assert (updates != 0).all()

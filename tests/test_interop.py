@@ -772,3 +772,15 @@ def test_several_counts_of_one_leaf():
 def test_a_single_leaf():
     with pytest.raises(ValueError, match="sum.* of the one leaf of the tree is to be"):
         interop.to_torch(aj.adagrad().init(jnp.ones(2)), GOOD, jnp.ones(2), step=1)
+
+
+def test_the_schedule_of_lazy_decay_goes_on_too():
+    schedule = lambda count: 1.0 / (1 + count)  # noqa: E731
+    params, old = {"w": jnp.ones(3)}, optax.adagrad(schedule)
+    theirs = old.init(params)
+    for _ in range(5):
+        _, theirs = old.update({"w": jnp.ones(3)}, theirs, params)
+    new = optax.chain(aj.adagrad(schedule), aj.lazy_weight_decay(schedule, 0.5))
+    state = interop.from_optax(theirs, new.init(params), params)
+    updates, _ = new.update({"w": jnp.zeros(3)}, state, params)
+    np.testing.assert_allclose(updates["w"], -0.5 / 6, rtol=1e-6)

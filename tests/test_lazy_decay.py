@@ -707,3 +707,15 @@ def test_bad_updates():
         optimizer.update(other, state, other)
     with pytest.raises(TypeError, match=r"parameter at \['w'\].*int32"):
         optimizer.init({"w": jnp.ones(2, jnp.int32)})
+
+
+def test_a_mask_that_is_a_prefix():
+    """A branch that does not decay is one MaskedNode in the state."""
+    params = {"encoder": {"w": jnp.ones(3)}, "table": jnp.ones((4, 2))}
+    decay = aj.lazy_weight_decay(0.5, 0.2, {"encoder": False, "table": True})
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    gradient = nothing | {"table": aj.RowSparse([0], jnp.zeros((1, 2)), (4, 2))}
+    _, state = decay.update(gradient, decay.init(params), params)
+    params, state = aj.catch_up_weight_decay(params, state)
+    np.testing.assert_array_equal(params["encoder"]["w"], 1)
+    np.testing.assert_allclose(params["table"][1:], 0.9, rtol=1e-6)

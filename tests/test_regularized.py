@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import adagrad_jax as aj
+from adagrad_jax import _distinct_rows
 from tests import golden_cases as golden
 
 STEPS, SHAPE = 4, (3, 2)
@@ -715,3 +716,53 @@ def test_bad_trees(factory):
         optimizer.update({"w": jnp.ones((2, 3), jnp.complex64)}, state, params)
     with pytest.raises(TypeError, match=r"parameter at \['w'\].*int32"):
         optimizer.init({"w": jnp.ones(2, jnp.int32)})
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: aj.proximal_adagrad(0.1, l1=0.1, accumulator=aj.RowWise()),
+        lambda: aj.adagrad_da(0.1, l1=0.1),
+        lambda: aj.ftrl(0.1),
+        lambda: aj.adagrad(0.1, accumulator=aj.RowWise()),
+        lambda: optax.inject_hyperparams(aj.proximal_adagrad)(0.1, l1=0.1),
+    ],
+)
+def test_steps_of_equal_optimizers_compile_once(make):
+    """Also where there is no jit around them, and each is an object of its own."""
+    params = jnp.ones((50, 3))
+    sizes = []
+    for _ in range(4):
+        optimizer = make()
+        state = optimizer.init(params)
+        for _ in range(2):
+            gradient = aj.RowSparse([1, 2], jnp.ones((2, 3)), params.shape)
+            updates, state = optimizer.update(gradient, state, params)
+            params = aj.apply_updates(params, updates)
+        sizes.append(_distinct_rows._fold._cache_size())
+    assert sizes[1:] == sizes[:1] * 3
+
+
+def test_rows_too_small_to_be_squared_become_zero():
+    optimizer = aj.proximal_adagrad(0.1, group_lasso=1.0, accumulator=aj.RowWise())
+    params = jnp.full((2, 3), 1e-23)
+    gradient = jnp.zeros_like(params)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_array_equal(params + updates, 0)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        aj.adagrad(0.1),
+        aj.adagrad(0.1, accumulator=aj.SM3()),
+        aj.proximal_adagrad(0.1, l1=0.1),
+        aj.lazy_weight_decay(0.1, 0.1),
+    ],
+)
+def test_a_table_without_rows(optimizer):
+    table = jnp.ones((0, 3))
+    gradient = aj.RowSparse(np.array([0, 1]), jnp.ones((2, 3)), table.shape)
+    updates, _ = optimizer.update(gradient, optimizer.init(table), table)
+    assert aj.apply_updates(table, updates).shape == (0, 3)

@@ -446,3 +446,13 @@ def test_a_gradient_of_another_shape_is_refused():
     state = optimizer.init({"w": jnp.ones((2, 3))})
     with pytest.raises(ValueError, match=r"gradient at \['w'\] of shape \(3, 2\)"):
         optimizer.update({"w": jnp.ones((3, 2))}, state)
+
+
+def test_derivatives_are_as_if_nothing_were_rounded():
+    weights = jnp.array([1.0, -2.0], jnp.bfloat16)
+
+    def loss(update):
+        moved = aj.apply_updates(weights, update, key=jax.random.key(0))
+        return jnp.sum(moved.astype(jnp.float32) * jnp.array([3.0, 5.0]))
+
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros(2)), [3.0, 5.0])

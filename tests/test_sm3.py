@@ -300,3 +300,15 @@ def test_rows_equal_dense_for_any_ids_and_values(ids, values):
             np.testing.assert_allclose(*pair, rtol=4e-7)
     unnamed = np.setdiff1d(np.arange(NUM_ROWS), ids)
     assert (np.asarray(state.accumulator[0])[unnamed] == 0).all()
+
+
+def test_a_nan_in_the_last_row_does_not_reach_batches_without_it():
+    """Ids out of range must not read it."""
+    params = jnp.ones((4, 2))
+    scale = aj.scale_by_adagrad(accumulator=aj.SM3())
+    rows, columns = scale.init(params).accumulator
+    state = aj.ScaleByAdagradState((rows.at[3].set(jnp.nan), columns))
+    gradient = aj.RowSparse([0, 9], jnp.ones((2, 2)), params.shape)
+    updates, state = scale.update(gradient, state)
+    assert jnp.isfinite(updates.to_dense()).all()
+    assert jnp.isfinite(state.accumulator[1]).all()
