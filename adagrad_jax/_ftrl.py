@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import full_like
 from adagrad_jax._checks import check_hyperparameter, check_hyperparameters
-from adagrad_jax._precision import at_least_float32
-from adagrad_jax._regularized import Numbers, regularized, soft_threshold
+from adagrad_jax._regularized import Numbers, regularized, soft_threshold, two_sums
 
 
 class FtrlState(NamedTuple):
@@ -128,10 +126,7 @@ class _Ftrl:
     root: bool  # the usual power, which has a function of its own, and an exact one
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Any:
-        dtype = at_least_float32(jnp.result_type(param))
-        return tuple(
-            full_like(param, value, dtype) for value in (initial_accumulator_value, 0)
-        )
+        return two_sums(param, initial_accumulator_value)
 
     def remember(
         self, gradient: jax.Array, memory: Any, param: jax.Array, numbers: Numbers

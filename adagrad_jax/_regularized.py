@@ -415,10 +415,7 @@ class _Proximal:
 @dataclasses.dataclass(frozen=True)
 class _DualAveraging:
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> Any:
-        dtype = at_least_float32(jnp.result_type(param))
-        return tuple(
-            full_like(param, value, dtype) for value in (initial_accumulator_value, 0)
-        )
+        return two_sums(param, initial_accumulator_value)
 
     def remember(
         self, gradient: jax.Array, memory: Any, param: jax.Array, numbers: Numbers
@@ -439,6 +436,13 @@ class _DualAveraging:
         # The root under which Adagrad divides, and the penalty's curvature beside it.
         normalize = Normalize(0.0, rate * count * l2)
         return normalize(-rate * soft_threshold(gradient_sum, l1 * count), accumulator)
+
+
+def two_sums(param: jax.Array, initial_accumulator_value: ArrayLike) -> Any:
+    """For the gradients' squares and for something linear in them, in float32."""
+    dtype = at_least_float32(jnp.result_type(param))
+    values = (initial_accumulator_value, 0)
+    return tuple(full_like(param, value, dtype) for value in values)
 
 
 def soft_threshold(x: jax.Array, by: jax.Array) -> jax.Array:
