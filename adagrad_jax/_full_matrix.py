@@ -41,8 +41,7 @@ class FullMatrix:
 
     Eigenvalues below :math:`b` units of rounding of the largest are taken for that: an
     eigendecomposition cannot tell them from 0. Once a product of two gradients has
-    overflowed (in float32 from about 1e19) updates are NaN. So are derivatives through
-    a step where eigenvalues are equal, for there they are not defined.
+    overflowed (in float32 from about 1e19) updates are NaN.
 
     Args:
       dtype: As in :class:`Diagonal`.
@@ -109,15 +108,7 @@ class FullMatrix:
         total = (accumulator.astype(dtype) + g * g.mT).astype(accumulator.dtype)
         if flat.size == 0:
             return gradient, total
-        eigenvalues, vectors = jnp.linalg.eigh(
-            total.astype(dtype), symmetrize_input=False
-        )
-        least = eigenvalues[:, -1:] * size * jnp.finfo(dtype).eps
-        eigenvalues = jnp.maximum(eigenvalues, least)
-        # Accelerators' usual precision of products is less than the leaf's.
-        product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        divided = normalize(product(vectors.mT, g), eigenvalues[:, :, None])
-        update = product(vectors, divided)
+        update = _divide_by_root(total.astype(dtype), g, normalize)
         update = update.ravel()[: flat.size].reshape(gradient.shape)
         return _sharded_like(gradient, update.astype(gradient.dtype)), total
 
@@ -133,6 +124,64 @@ class FullMatrix:
                 "with optax.partition."
             )
         return 1, size
+
+
+@jax.custom_jvp
+def _divide_by_root(
+    matrices: jax.Array, gradients: jax.Array, normalize: Normalize
+) -> jax.Array:
+    """``normalize`` in the matrices' eigenbases, of columns ``(num_blocks, b, 1)``."""
+    eigenvalues, vectors = _decompose(matrices)
+    divided = normalize(_product(vectors.mT, gradients), eigenvalues[:, :, None])
+    return _product(vectors, divided)
+
+
+@_divide_by_root.defjvp
+def _divide_by_root_jvp(
+    primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """By Daleckii and Krein's formula, which equal eigenvalues do not disturb.
+
+    A decomposition's own derivative divides by the differences of eigenvalues.
+    """
+    matrices, gradients, normalize = primals
+    d_matrices, d_gradients, d_normalize = tangents
+    eigenvalues, vectors = _decompose(matrices)
+    columns = _product(vectors.mT, gradients)
+    divided, d_divided = jax.jvp(
+        lambda columns, normalize: normalize(columns, eigenvalues[:, :, None]),
+        (columns, normalize),
+        (_product(vectors.mT, d_gradients), d_normalize),
+    )
+    rotated = _product(_product(vectors.mT, d_matrices), vectors)
+    slopes = _divided_differences(eigenvalues, normalize)
+    d_divided += _product(slopes * rotated, columns)
+    return _product(vectors, divided), _product(vectors, d_divided)
+
+
+def _decompose(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues, kept away from 0 by what rounding may make of them, and vectors."""
+    eigenvalues, vectors = jnp.linalg.eigh(matrices, symmetrize_input=False)
+    size, eps = matrices.shape[-1], jnp.finfo(matrices.dtype).eps
+    return jnp.maximum(eigenvalues, eigenvalues[:, -1:] * size * eps), vectors
+
+
+def _divided_differences(eigenvalues: jax.Array, normalize: Normalize) -> jax.Array:
+    """``(f(a) - f(b)) / (a - b)`` of all pairs, of the function that divides."""
+
+    def f(x: jax.Array) -> jax.Array:
+        return normalize(jnp.ones_like(x), x)
+
+    a, b = eigenvalues[:, :, None], eigenvalues[:, None, :]
+    # Where a difference would be lost to rounding, the derivative between them.
+    near = jnp.abs(a - b) <= jnp.finfo(a.dtype).eps ** (1 / 3) * (a + b)
+    between = (a + b) / 2
+    _, slope = jax.jvp(f, (between,), (jnp.ones_like(between),))
+    return jnp.where(near, slope, (f(a) - f(b)) / jnp.where(near, 1, a - b))
+
+
+# Accelerators' usual precision of products is less than the leaf's.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _check_positive(name: str, value: Any) -> None:

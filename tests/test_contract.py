@@ -82,7 +82,7 @@ REAL = {"complex_ok": False}
 PARAMS = {"needs_params": True}
 NO_STATE = {"stateless": True}
 ODD = {"keeps_sums": False, "smooth": False}
-MATRIX = ODD | REAL | {"shaped": False}
+MATRIX = REAL | {"keeps_sums": False, "shaped": False}
 CAP = {"max_norm": 1.0}
 BLOCKS = aj.FullMatrix(block_size=3)
 REGULARIZED = REAL | PARAMS | {"to_params": True}
