@@ -5,6 +5,7 @@ States come from any chain: ``optax.chain``, ``partition``, ``masked``,
 the node that it is in and by the parameter's path in that node's tree.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,16 +29,24 @@ FIELDS: dict[type, str] = {
     optax.ScaleByRssState: "sum_of_squares",
 }
 
-# With a field ``count`` of the updates done, for schedules; others, like Adam's, also
-# count, but what they count for is not in an Adagrad's state. The last has no public
-# name.
-_COUNT_STEPS = (
-    optax.ScaleByScheduleState,
-    optax.InjectHyperparamsState,
-    optax.InjectStatefulHyperparamsState,
-    LazyWeightDecayState,
-    type(optax.schedules.WrappedSchedule(lambda count: count).init()),
-)
+
+@functools.cache
+def _count_steps() -> tuple[type, ...]:
+    """States with a field ``count`` of the updates done, for schedules.
+
+    Others, like Adam's, also count, but what they count for is not in an Adagrad's.
+    """
+    # It has no public name; and made when this is imported, it would start JAX's
+    # backends before a program has said which.
+    wrapped = optax.schedules.WrappedSchedule(lambda count: count).init()
+    return (
+        optax.ScaleByScheduleState,
+        optax.InjectHyperparamsState,
+        optax.InjectStatefulHyperparamsState,
+        LazyWeightDecayState,
+        type(wrapped),
+    )
+
 
 # With a field ``calls``, which are more than updates if gradients are accumulated.
 COUNT_CALLS = (AverageParamsState, AccumulateGradientsState)
@@ -156,7 +165,7 @@ def steps_taken(
     counts = [
         (_part(path), int(np.asarray(node.count)))
         for path, node in nodes(state)
-        if isinstance(node, _COUNT_STEPS)
+        if isinstance(node, _count_steps())
     ]
     steps: dict[str, int | None] = {}
     for name, leaf in found.items():
@@ -199,7 +208,7 @@ def fill(
 
             new = jax.tree_util.tree_map_with_path(leaf, getattr(node, field))
             return node._replace(**{field: new})
-        if isinstance(node, _COUNT_STEPS):
+        if isinstance(node, _count_steps()):
             part = _part(path)
             own = {
                 name: step
