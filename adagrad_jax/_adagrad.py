@@ -21,6 +21,7 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._normalize import Normalize
 from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves
+from adagrad_jax._trees import map_unzip
 
 
 class ScaleByAdagradState(NamedTuple):
@@ -125,17 +126,8 @@ def scale_by_adagrad(
             check_row_sparse(updates, f"{accumulator!r} takes whole gradients only")
         check_fits_state(updates, state.accumulator, accumulator.init)
         check_alike(updates, params)
-        gradients, structure = jax.tree.flatten(updates)
-        pairs = [
-            update_leaf(g, a)
-            for g, a in zip(
-                gradients, structure.flatten_up_to(state.accumulator), strict=True
-            )
-        ]
-        return (
-            structure.unflatten([update for update, _ in pairs]),
-            ScaleByAdagradState(structure.unflatten([a for _, a in pairs])),
-        )
+        new, kept = map_unzip(update_leaf, 2, updates, state.accumulator)
+        return new, ScaleByAdagradState(kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -6,6 +6,7 @@ is read next: what is remembered of a row is how far decay had come when it was 
 seen.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from adagrad_jax._row_sparse import (
     set_rows,
     take_rows,
 )
+from adagrad_jax._trees import map_unzip
 
 
 class LogDecay(NamedTuple):
@@ -156,18 +158,8 @@ def lazy_weight_decay(
         dtype = state.log_decay.high.dtype
         share = jnp.asarray(rate, dtype) * jnp.asarray(weight_decay, dtype)
         log_decay = _add(state.log_decay, jnp.log1p(-share))
-        leaves, structure = jax.tree.flatten(updates)
-        pairs = [
-            _decay(update, jnp.asarray(param), of_rows, log_decay)
-            for update, param, of_rows in zip(
-                leaves,
-                structure.flatten_up_to(params),
-                structure.flatten_up_to(state.of_rows),
-                strict=True,
-            )
-        ]
-        new = structure.unflatten([update for update, _ in pairs])
-        of_rows = structure.unflatten([of_rows for _, of_rows in pairs])
+        decay = functools.partial(_decay, log_decay=log_decay)
+        new, of_rows = map_unzip(decay, 2, updates, params, state.of_rows)
         count: Any = optax.safe_increment(state.count)
         return new, LazyWeightDecayState(count, log_decay, of_rows)
 
@@ -304,8 +296,9 @@ def _none_yet(param: Any, _: Any = None) -> LogDecay:
 
 
 def _decay(
-    update: Any, param: jax.Array, of_rows: LogDecay, log_decay: LogDecay
+    update: Any, param: Any, of_rows: LogDecay, log_decay: LogDecay
 ) -> tuple[Any, LogDecay]:
+    param = jnp.asarray(param)
     if isinstance(update, RowSparse):
         # Not put off: what is kept of the rows is about to change.
         rows = update.summed()

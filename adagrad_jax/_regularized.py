@@ -8,6 +8,7 @@ what to remember of a gradient, and which parameter minimises the sum.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +34,7 @@ from adagrad_jax._row_sparse import (
     map_rows,
     replace_rows,
 )
+from adagrad_jax._trees import map_unzip
 
 _WITHOUT_EPSILON = Normalize(0.0, 0.0)
 
@@ -291,11 +293,13 @@ def regularized(
 
     def init_fn(params: optax.Params) -> Any:
         check_leaves(params, "parameter", real_because=_REAL)
-        leaves, structure = jax.tree.flatten(params)
-        memory = [rule.init(leaf, initial_accumulator_value) for leaf in leaves]
-        fields = range(len(rule.init(jnp.zeros(()), 0.0)))
-        trees = [structure.unflatten([m[field] for m in memory]) for field in fields]
-        return state_type(jnp.zeros((), jnp.int32), *trees)
+        num_fields = len(rule.init(jnp.zeros(()), 0.0))
+        memory = map_unzip(
+            lambda param: rule.init(param, initial_accumulator_value),
+            num_fields,
+            params,
+        )
+        return state_type(jnp.zeros((), jnp.int32), *memory)
 
     def update_fn(
         updates: optax.Updates,
@@ -312,21 +316,9 @@ def regularized(
         if callable(learning_rate):
             rate = learning_rate(state.count)
         count: Any = optax.safe_increment(state.count)
-        numbers = numbers_at(rate, count)
-        gradients, structure = jax.tree.flatten(updates)
-        memory = zip(*map(structure.flatten_up_to, state[1:]), strict=True)
-        steps = [
-            _take_step(rule, gradient, kept, param, numbers)
-            for gradient, kept, param in zip(
-                gradients, memory, structure.flatten_up_to(params), strict=True
-            )
-        ]
-        trees = [
-            structure.unflatten([kept[field] for _, kept in steps])
-            for field in range(len(state) - 1)
-        ]
-        new = structure.unflatten([update for update, _ in steps])
-        return new, type(state)(count, *trees)
+        take_step = functools.partial(_take_step, rule, numbers_at(rate, count))
+        new, *memory = map_unzip(take_step, len(state), updates, params, *state[1:])
+        return new, type(state)(count, *memory)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -335,18 +327,18 @@ _REAL = "the sign of complex numbers is not defined"
 
 
 def _take_step(
-    rule: Rule, gradient: Any, memory: Any, param: Any, numbers: Numbers
-) -> tuple[Any, Any]:
-    """The update of one leaf, and its memory after it."""
+    rule: Rule, numbers: Numbers, gradient: Any, param: Any, *memory: Any
+) -> tuple[Any, ...]:
+    """The update of one leaf, and the entries of its memory after it."""
     param = jnp.asarray(param)
     follow = _Follow(rule)
     if isinstance(gradient, RowSparse):
         gradient = gradient.grouped()
         memory = replace_rows(gradient, _Remember(rule), memory, numbers, beside=param)
-        return map_rows(gradient, follow, (memory, param), numbers), memory
+        return map_rows(gradient, follow, (memory, param), numbers), *memory
     gradient = jnp.asarray(gradient)
     memory = rule.remember(gradient, memory, param, numbers)
-    return follow(gradient, (memory, param), numbers), memory
+    return follow(gradient, (memory, param), numbers), *memory
 
 
 # Not bound methods, nor closures, which are equal only if they are the same object: a
