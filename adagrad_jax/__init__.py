@@ -4,11 +4,14 @@ from adagrad_jax import diagnostics as diagnostics
 from adagrad_jax import dialects as dialects
 from adagrad_jax import interop as interop
 from adagrad_jax import keras as keras
-from adagrad_jax._accumulators import Accumulator as Accumulator
-from adagrad_jax._accumulators import Diagonal as Diagonal
-from adagrad_jax._accumulators import Norm as Norm
-from adagrad_jax._accumulators import RowAccumulator as RowAccumulator
-from adagrad_jax._accumulators import RowWise as RowWise
+from adagrad_jax._accumulators.full_matrix import FullMatrix as FullMatrix
+from adagrad_jax._accumulators.protocol import Accumulator as Accumulator
+from adagrad_jax._accumulators.protocol import Diagonal as Diagonal
+from adagrad_jax._accumulators.protocol import Norm as Norm
+from adagrad_jax._accumulators.protocol import RowAccumulator as RowAccumulator
+from adagrad_jax._accumulators.protocol import RowWise as RowWise
+from adagrad_jax._accumulators.rounded import RoundedDiagonal as RoundedDiagonal
+from adagrad_jax._accumulators.sm3 import SM3 as SM3
 from adagrad_jax._adagrad import ScaleByAdagradState as ScaleByAdagradState
 from adagrad_jax._adagrad import adagrad as adagrad
 from adagrad_jax._adagrad import scale_by_adagrad as scale_by_adagrad
@@ -21,7 +24,6 @@ from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
 from adagrad_jax._ftrl import FtrlState as FtrlState
 from adagrad_jax._ftrl import ftrl as ftrl
-from adagrad_jax._full_matrix import FullMatrix as FullMatrix
 from adagrad_jax._lazy_decay import LazyWeightDecayState as LazyWeightDecayState
 from adagrad_jax._lazy_decay import catch_up_weight_decay as catch_up_weight_decay
 from adagrad_jax._lazy_decay import lazy_weight_decay as lazy_weight_decay
@@ -29,11 +31,9 @@ from adagrad_jax._regularized import AdagradDAState as AdagradDAState
 from adagrad_jax._regularized import ProximalAdagradState as ProximalAdagradState
 from adagrad_jax._regularized import adagrad_da as adagrad_da
 from adagrad_jax._regularized import proximal_adagrad as proximal_adagrad
-from adagrad_jax._rounding import RoundedDiagonal as RoundedDiagonal
-from adagrad_jax._row_gradient import grad as grad
-from adagrad_jax._row_gradient import value_and_grad as value_and_grad
-from adagrad_jax._row_sparse import RowSparse as RowSparse
-from adagrad_jax._sm3 import SM3 as SM3
+from adagrad_jax._rows.gradient import grad as grad
+from adagrad_jax._rows.gradient import value_and_grad as value_and_grad
+from adagrad_jax._rows.row_sparse import RowSparse as RowSparse
 
 __version__ = "0.1.0"
 __all__ = [

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import Accumulator, Diagonal, TakesRows
+from adagrad_jax._accumulators.normalize import Normalize
+from adagrad_jax._accumulators.protocol import Accumulator, Diagonal, TakesRows
 from adagrad_jax._checks import (
     check_accumulator,
     check_alike,
@@ -19,8 +20,7 @@ from adagrad_jax._checks import (
     check_row_sparse,
     map_leaves,
 )
-from adagrad_jax._normalize import Normalize
-from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves
+from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves
 from adagrad_jax._trees import map_unzip
 
 

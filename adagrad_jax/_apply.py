@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adagrad_jax._accumulators.rounded import round_stochastically
 from adagrad_jax._checks import check_fits_params, check_leaves
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rounding import round_stochastically
-from adagrad_jax._row_sparse import (
+from adagrad_jax._rows.row_sparse import (
     RowSparse,
     add_to_rows,
     from_bcoo_leaves,

@@ -17,8 +17,8 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import Accumulator
-from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax._accumulators.protocol import Accumulator
+from adagrad_jax._rows.row_sparse import RowSparse
 
 Path = tuple[Any, ...]
 

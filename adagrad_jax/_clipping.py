@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._checks import check_fits_params, check_hyperparameter, check_leaves
 from adagrad_jax._precision import at_least_float32, cast, squared_magnitude
-from adagrad_jax._row_sparse import (
+from adagrad_jax._rows.row_sparse import (
     RowSparse,
     from_bcoo_leaves,
     map_rows,

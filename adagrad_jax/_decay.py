@@ -14,7 +14,7 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
-from adagrad_jax._row_sparse import RowSparse, from_bcoo_leaves, take_rows
+from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves, take_rows
 
 
 def add_decayed_weights(

@@ -17,7 +17,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import along_axis, full_like
+from adagrad_jax._accumulators.protocol import along_axis, full_like
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
@@ -26,7 +26,7 @@ from adagrad_jax._checks import (
     check_leaves,
 )
 from adagrad_jax._precision import at_least_float32, cast
-from adagrad_jax._row_sparse import (
+from adagrad_jax._rows.row_sparse import (
     RowSparse,
     from_bcoo_leaves,
     set_rows,

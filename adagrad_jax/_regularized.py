@@ -18,7 +18,13 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import Diagonal, RowAccumulator, RowWise, full_like
+from adagrad_jax._accumulators.normalize import Normalize
+from adagrad_jax._accumulators.protocol import (
+    Diagonal,
+    RowAccumulator,
+    RowWise,
+    full_like,
+)
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
@@ -26,9 +32,8 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
-from adagrad_jax._normalize import Normalize
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._row_sparse import (
+from adagrad_jax._rows.row_sparse import (
     RowSparse,
     from_bcoo_leaves,
     map_rows,

@@ -16,7 +16,7 @@ import optax
 from jax.core import Tracer
 
 from adagrad_jax._adagrad import ScaleByAdagradState
-from adagrad_jax._keras3 import AccumulateGradientsState, AverageParamsState
+from adagrad_jax._around_update import AccumulateGradientsState, AverageParamsState
 from adagrad_jax._lazy_decay import LazyWeightDecayState
 
 Path = tuple[Any, ...]

@@ -41,12 +41,18 @@ from optax import (
     chain,
 )
 
-from adagrad_jax._accumulators import Diagonal, RowWise
+from adagrad_jax._accumulators.protocol import Diagonal, RowWise
 from adagrad_jax._adagrad import (
     adagrad,
     scale_by,
     scale_by_adagrad,
     scale_by_learning_rate,
+)
+from adagrad_jax._around_update import (
+    Keras3Options,
+    decay_whole_params,
+    given,
+    is_set,
 )
 from adagrad_jax._checks import (
     check_hyperparameter,
@@ -56,12 +62,6 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._clipping import cap_row_norms, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
-from adagrad_jax._keras3 import (
-    Keras3Options,
-    decay_whole_params,
-    given,
-    is_set,
-)
 
 _LIKE_PARAMETER = Diagonal(dtype="parameter")
 

@@ -21,12 +21,12 @@ import keras
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import Diagonal
+from adagrad_jax._accumulators.protocol import Diagonal
 from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
-from adagrad_jax._row_gradient import value_and_grad
-from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax._rows.gradient import value_and_grad
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras._built import unique_names
 from adagrad_jax.keras._slots import Slots, restrict, slot_of
 

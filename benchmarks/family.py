@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 import adagrad_jax as aj
-from benchmarks.rows import zipf
+from benchmarks.rows.__main__ import zipf
 from benchmarks.side_by_side import Team, measure, median_ratio, serve
 
 Step = Callable[[], None]

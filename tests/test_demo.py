@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from adagrad_jax import _distinct_rows
-from benchmarks import dense, family, rows, rows_contenders, side_by_side
+from adagrad_jax._rows import distinct as _distinct_rows
+from benchmarks import dense, family, side_by_side
+from benchmarks.rows import __main__ as rows
+from benchmarks.rows import contenders as rows_contenders
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import adagrad_jax as aj
-from adagrad_jax import _distinct_rows
+from adagrad_jax._rows import distinct as _distinct_rows
 from tests import golden_cases as golden
 
 STEPS, SHAPE = 4, (3, 2)

@@ -7,11 +7,11 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import Diagonal
+from adagrad_jax._accumulators.protocol import Diagonal
 from adagrad_jax._adagrad import scale_by_adagrad
+from adagrad_jax._around_update import is_set
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
-from adagrad_jax._keras3 import is_set
-from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras._hyperparameters import LearningRate, serialized
 from adagrad_jax.keras._optimizer import Optimizer
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from adagrad_jax._around_update import Keras3Options
 from adagrad_jax._checks import check_hyperparameter
-from adagrad_jax._keras3 import Keras3Options
 from adagrad_jax.keras import schedules
 from adagrad_jax.keras._step import Schedule
 from adagrad_jax.keras._variable import Variable

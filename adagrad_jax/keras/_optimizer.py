@@ -16,9 +16,9 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
+from adagrad_jax._around_update import Keras3Options
 from adagrad_jax._checks import check_hyperparameter
-from adagrad_jax._keras3 import Keras3Options
-from adagrad_jax._row_gradient import value_and_grad
+from adagrad_jax._rows.gradient import value_and_grad
 from adagrad_jax.keras import _saving, schedules
 from adagrad_jax.keras._built import Built, base_names, full_name
 from adagrad_jax.keras._hyperparameters import (

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
 from adagrad_jax.keras._variable import Cell, Variable, arrays_lock
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from adagrad_jax._accumulators import Normalize, full_like
+from adagrad_jax._accumulators.protocol import Normalize, full_like
 from adagrad_jax._precision import at_least_float32, squared_magnitude
-from adagrad_jax._row_sparse import RowSparse, map_rows, set_rows, take_rows
+from adagrad_jax._rows.row_sparse import RowSparse, map_rows, set_rows, take_rows
 
 
 def round_stochastically(

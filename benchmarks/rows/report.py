@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from benchmarks.rows_contenders import CONTENDERS, OURS, UNIQUE
+from benchmarks.rows.contenders import CONTENDERS, OURS, UNIQUE
 
 STYLES = {  # color, line
     OURS: ("#0044aa", "-"),

@@ -44,9 +44,9 @@ import optax
 from tqdm import tqdm
 
 import adagrad_jax as aj
-from benchmarks import census_model as model
-from benchmarks.census_data import Census, Rows, load_census
-from benchmarks.census_model import (
+from benchmarks.census import model
+from benchmarks.census.data import Census, Rows, load_census
+from benchmarks.census.model import (
     BATCH,
     CONTENDERS,
     CROSS_ROWS,
@@ -56,7 +56,7 @@ from benchmarks.census_model import (
     cross_ids,
     shuffled_batches,
 )
-from benchmarks.census_report import plot, summary
+from benchmarks.census.report import plot, summary
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 FINAL_PASSES = 8  # of 4, 6, 8 and 10; chosen on held-out training rows
@@ -263,7 +263,7 @@ def main() -> None:
     args = parser.parse_args()
     # A smoke test must not overwrite real results.
     scratch = Path(tempfile.gettempdir()) / "adagrad_jax_demo"
-    out = args.out or (scratch if args.quick else Path(__file__).parent / "results")
+    out = args.out or (scratch if args.quick else Path(__file__).parents[1] / "results")
     out.mkdir(parents=True, exist_ok=True)
     results = run_demo(args.seed, args.quick)
     (out / "census.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 import adagrad_jax as aj
-from benchmarks.census_data import Census, Rows
+from benchmarks.census.data import Census, Rows
 
 # The model. All of it was chosen by accuracy on held-out training rows.
 EMBEDDING_DIM = 8

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import adagrad_jax as aj
-from adagrad_jax._rounding import round_stochastically
+from adagrad_jax._accumulators.rounded import round_stochastically
 
 DTYPES = [jnp.bfloat16, jnp.float16]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["bfloat16", "float16"])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import (
+from adagrad_jax._accumulators.protocol import (
     AccumulatorDType,
     Normalize,
     along_axis,
@@ -16,7 +16,7 @@ from adagrad_jax._accumulators import (
     full_like,
 )
 from adagrad_jax._precision import at_least_float32, squared_magnitude
-from adagrad_jax._row_sparse import RowSparse, set_rows, take_rows
+from adagrad_jax._rows.row_sparse import RowSparse, set_rows, take_rows
 
 
 @dataclasses.dataclass(frozen=True)

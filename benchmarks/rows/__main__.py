@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.rows_contenders import (
+from benchmarks.rows.contenders import (
     CONTENDERS,
     OURS,
     RATE,
@@ -178,7 +178,7 @@ def team(
 ) -> Team:
     name = label or contender.name
     python = setting.pythons[contender.peer]
-    command = [python, "-m", "benchmarks.rows_contenders", contender.name]
+    command = [python, "-m", "benchmarks.rows.contenders", contender.name]
     command += [str(data), str(data.parent / f"{name}.npy")]
     command += ["--gpu"] if setting.device == "gpu" else []
     return Team((name,), command, setting.env)
@@ -254,7 +254,7 @@ def measure_growth(plan: Plan, ids: str, setting: Setting) -> float | None:
 def measure_compiling(plan: Plan, setting: Setting) -> dict[str, Any]:
     return ask(
         setting.pythons["jax"],
-        "from benchmarks.rows_contenders import compile_seconds\n"
+        "from benchmarks.rows.contenders import compile_seconds\n"
         f"answer = compile_seconds(*{plan.table}, {plan.few}, {setting.rounds})",
         setting.env,
     )
@@ -376,7 +376,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    from benchmarks import rows_report
+    from benchmarks.rows import report as rows_report
 
     args = parse_arguments()
     plan = PLANS[args.plan]

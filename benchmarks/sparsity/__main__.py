@@ -38,10 +38,10 @@ import numpy as np
 from tqdm import tqdm
 
 import adagrad_jax as aj
-from benchmarks.census import describe_machine
-from benchmarks.census_data import Rows, load_census
-from benchmarks.census_model import CROSS_ROWS, CROSSED, area_under_curve, cross_ids
-from benchmarks.sparsity_report import plot, summary, table
+from benchmarks.census.__main__ import describe_machine
+from benchmarks.census.data import Rows, load_census
+from benchmarks.census.model import CROSS_ROWS, CROSSED, area_under_curve, cross_ids
+from benchmarks.sparsity.report import plot, summary, table
 
 BATCH = 32
 INITIAL_ACCUMULATOR = 0.1
@@ -357,7 +357,7 @@ def main() -> None:
     results = run_benchmark(1 if args.quick else args.seeds, args.quick)
     print(summary(results))
     # A smoke test must not overwrite real results.
-    out = args.out or (None if args.quick else Path(__file__).parent / "results")
+    out = args.out or (None if args.quick else Path(__file__).parents[1] / "results")
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)

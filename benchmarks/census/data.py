@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-FILE = Path(__file__).parent / "data" / "census_income.npz"
+FILE = Path(__file__).parents[1] / "data" / "census_income.npz"
 NUM_BINS = 32
 VALIDATION_ROWS = 40_000
 

@@ -11,7 +11,8 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike, DTypeLike
 
-from adagrad_jax._distinct_rows import (
+from adagrad_jax._precision import squared_magnitude
+from adagrad_jax._rows.distinct import (
     Carry,
     Distinct,
     Stage,
@@ -20,7 +21,6 @@ from adagrad_jax._distinct_rows import (
     find_distinct,
     fold,
 )
-from adagrad_jax._precision import squared_magnitude
 
 Tables = TypeVar("Tables")
 

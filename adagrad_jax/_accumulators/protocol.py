@@ -21,7 +21,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import at_least_float32, squared_magnitude
-from adagrad_jax._row_sparse import RowSparse, map_rows, replace_rows, sum_of_squares
+from adagrad_jax._rows.row_sparse import (
+    RowSparse,
+    map_rows,
+    replace_rows,
+    sum_of_squares,
+)
 
 Normalize = Callable[[jax.Array, jax.Array], jax.Array]
 """``(gradient, sum_of_squares) -> gradient / root``, in the gradient's dtype.

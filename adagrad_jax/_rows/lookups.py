@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-from adagrad_jax._row_sparse import row_or_none
+from adagrad_jax._rows.row_sparse import row_or_none
 
 # Functions that are no more than their equations. Not custom_jvp_call and
 # custom_vjp_call, whose own derivative must be used.

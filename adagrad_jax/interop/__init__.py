@@ -42,7 +42,7 @@ import numpy as np
 import optax
 
 from adagrad_jax._adagrad import ScaleByAdagradState
-from adagrad_jax._keras3 import AccumulateGradientsState, AverageParamsState
+from adagrad_jax._around_update import AccumulateGradientsState, AverageParamsState
 from adagrad_jax._states import (
     COUNT_CALLS,
     FIELDS,

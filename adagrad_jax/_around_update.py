@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import full_like
+from adagrad_jax._accumulators.protocol import full_like
 from adagrad_jax._adagrad import scale_by
 from adagrad_jax._checks import (
     check_fits_params,
@@ -21,7 +21,7 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights
-from adagrad_jax._row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

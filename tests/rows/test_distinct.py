@@ -16,8 +16,8 @@ import optax
 import pytest
 
 import adagrad_jax as aj
-from adagrad_jax import _distinct_rows as distinct_rows
-from adagrad_jax import _row_sparse as row_sparse
+from adagrad_jax._rows import distinct as distinct_rows
+from adagrad_jax._rows import row_sparse
 
 FIND = {"hashing": distinct_rows._by_hashing, "sorting": distinct_rows._by_sorting}
 MANY = 2**31 - 1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators import (
+from adagrad_jax._accumulators.protocol import (
     AccumulatorDType,
     Normalize,
     check_dtype,

@@ -14,8 +14,8 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
-from adagrad_jax._lookups import Table, Uses, evaluate, find_uses, whole
-from adagrad_jax._row_sparse import RowSparse
+from adagrad_jax._rows.lookups import Table, Uses, evaluate, find_uses, whole
+from adagrad_jax._rows.row_sparse import RowSparse
 
 TableFilter = Callable[[tuple[Any, ...], Any], bool]
 
@@ -365,7 +365,7 @@ def _is_in(file_name: str, folders: Sequence[pathlib.Path]) -> bool:
     return any(pathlib.Path(file_name).is_relative_to(folder) for folder in folders)
 
 
-_OURS = [pathlib.Path(path).parent for path in (jax.__file__, __file__)]
+_OURS = [pathlib.Path(jax.__file__).parent, pathlib.Path(__file__).parents[1]]
 _INSTALLED = [
     pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")
 ]

@@ -1,0 +1,1 @@
+"""What Adagrad remembers of the gradients it has seen: one file for each form."""

@@ -1,0 +1,1 @@
+"""Gradients of tables of which only some rows were read."""
