@@ -35,13 +35,13 @@ order than the layer has them. Shapes are checked, but two leaves of one shape l
 alike.
 """
 
-from adagrad_jax.interop._torch import from_fbgemm as from_fbgemm
-from adagrad_jax.interop._torch import from_keras as from_keras
-from adagrad_jax.interop._torch import from_optax as from_optax
+from adagrad_jax.interop._fbgemm import from_fbgemm as from_fbgemm
+from adagrad_jax.interop._fbgemm import to_fbgemm as to_fbgemm
+from adagrad_jax.interop._keras import from_keras as from_keras
+from adagrad_jax.interop._keras import to_keras as to_keras
+from adagrad_jax.interop._optax import from_optax as from_optax
+from adagrad_jax.interop._optax import to_optax as to_optax
 from adagrad_jax.interop._torch import from_torch as from_torch
-from adagrad_jax.interop._torch import to_fbgemm as to_fbgemm
-from adagrad_jax.interop._torch import to_keras as to_keras
-from adagrad_jax.interop._torch import to_optax as to_optax
 from adagrad_jax.interop._torch import to_torch as to_torch
 
 __all__ = [
