@@ -114,14 +114,13 @@ def _pairs(params: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]
     elif _is_leaf(tree):
         yield path, ABSENT, tree
     else:
-        kept = dict(_children(tree))
-        for key, param in _children(params):
+        parts, kept = dict(_children(params)), dict(_children(tree))
+        for key in {**parts, **kept}:
+            if key not in parts or key not in kept:
+                yield path + key, parts.get(key, ABSENT), kept.get(key, ABSENT)
+        for key in parts:
             if key in kept:
-                yield from _pairs(param, kept.pop(key), path + key)
-            else:
-                yield path + key, param, ABSENT
-        for key, part in kept.items():
-            yield path + key, ABSENT, part
+                yield from _pairs(parts[key], kept[key], path + key)
 
 
 # What is around a node, and near it
@@ -140,8 +139,7 @@ def injected(path: Path, among: Iterable[Node]) -> dict[str, Any]:
 def nearest(path: Path, among: Iterable[Node]) -> Node | None:
     """The node that shares most of this path, and of several the first.
 
-    A chain's members are beside one another, so that for one of them what another has
-    is nearer than what is in no member of the chain.
+    A chain's members are beside one another, so what one of them has is near the rest.
     """
     return max(among, key=lambda node: _shared(node.path, path), default=None)
 
