@@ -34,12 +34,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from optax import (
-    GradientTransformationExtraArgs,
-    Params,
-    ScalarOrSchedule,
-    chain,
-)
+from optax import GradientTransformationExtraArgs, Params, ScalarOrSchedule, chain
 
 from adagrad_jax._accumulators.diagonal import Diagonal
 from adagrad_jax._accumulators.row_wise import RowWise
@@ -49,12 +44,7 @@ from adagrad_jax._adagrad import (
     scale_by_adagrad,
     scale_by_learning_rate,
 )
-from adagrad_jax._around_update import (
-    Keras3Options,
-    decay_whole_params,
-    given,
-    is_set,
-)
+from adagrad_jax._around_update import Keras3Options, decay_whole_params, given, is_set
 from adagrad_jax._checks import (
     check_hyperparameter,
     check_hyperparameters,
@@ -402,12 +392,8 @@ def tf1(
         "initial_accumulator_value", initial_accumulator_value, positive=True
     )
     check_learning_rate("learning_rate", learning_rate)
-    return adagrad(
-        _to_float32(learning_rate),
-        initial_accumulator_value,
-        0.0,
-        accumulator=_LIKE_PARAMETER,
-    )
+    rate = _to_float32(learning_rate)
+    return adagrad(rate, initial_accumulator_value, 0.0, accumulator=_LIKE_PARAMETER)
 
 
 def fbgemm(

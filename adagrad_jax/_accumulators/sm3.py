@@ -11,7 +11,7 @@ from adagrad_jax._accumulators.memory import InDType, along_axis, full_like
 from adagrad_jax._accumulators.normalize import Normalize
 from adagrad_jax._precision import at_least_float32, squared_magnitude
 from adagrad_jax._rows.row_sparse import RowSparse
-from adagrad_jax._rows.visit import grouped, map_and_replace_rows, rows_of, total
+from adagrad_jax._rows.visit import map_replace_and_total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +91,9 @@ class SM3(InDType):
         That is so because each bound was reached by some number of its row or column,
         whose other bounds are no less.
         """
-        gradient, (of_rows, *of_others) = grouped(gradient), accumulator
-        largest = total(gradient, _largest, "max", rows_of(of_rows), of_others)
-        update, of_rows = map_and_replace_rows(
-            gradient, _Update(self), of_rows, of_others, normalize
+        of_rows, *of_others = accumulator
+        update, of_rows, largest = map_replace_and_total(
+            gradient, _Update(self), "max", of_rows, of_others, normalize
         )
         return update, (of_rows, *map(jnp.maximum, of_others, largest))
 
@@ -109,23 +108,13 @@ class _Update:
         of_rows: jax.Array,
         of_others: list[jax.Array],
         normalize: Normalize,
-    ) -> tuple[jax.Array, jax.Array]:
-        """What it makes of some rows, but for the bounds of other axes than theirs."""
-        update, (of_rows, *_) = self.of.update(
-            gradient, (of_rows, *of_others), normalize
-        )
-        return update, of_rows
-
-
-def _largest(
-    gradient: jax.Array, of_rows: jax.Array, of_others: list[jax.Array]
-) -> list[jax.Array]:
-    """In each row the largest sum along each of the other axes."""
-    sums = _sums(gradient, (of_rows, *of_others))
-    return [
-        jnp.max(sums, axis=others[1:], initial=0)
-        for others in _other_axes(gradient)[1:]
-    ]
+    ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+        """Of some rows; and for each the largest sums along the other axes."""
+        accumulator = (of_rows, *of_others)
+        update, (new, *_) = self.of.update(gradient, accumulator, normalize)
+        sums = _sums(gradient, accumulator)
+        others = _other_axes(gradient)[1:]
+        return update, new, [jnp.max(sums, axis=axes[1:], initial=0) for axes in others]
 
 
 def _sums(gradient: jax.Array, accumulator: tuple[jax.Array, ...]) -> jax.Array:

@@ -222,7 +222,10 @@ def _fold(
         def block(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
             start, carry = state
             ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
-            rows = _sum_slots(entries, distinct.slot - start, size)
+            # Or else XLA may add what a stage adds before the entries are summed.
+            rows = lax.optimization_barrier(
+                _sum_slots(entries, distinct.slot - start, size)
+            )
             return start + size, visit(carry, rows, ids, start)
 
         start = jnp.zeros((), distinct.num_used.dtype)

@@ -133,10 +133,7 @@ def total(
     """
     operands, num_rows = _as_arrays(operands), gradient.shape[0]
     row = jax.ShapeDtypeStruct((1, *gradient.shape[1:]), gradient.dtype)
-    nothing = jax.tree.map(
-        lambda x: jnp.full(x.shape[1:], _NOTHING[reduction], x.dtype),
-        result_of(function, row, operands),
-    )
+    nothing = _nothing(result_of(function, row, operands), reduction)
     return gradient.fold(_Total(function, reduction), nothing, num_rows, *operands)
 
 
@@ -163,6 +160,40 @@ def sum_of_squares(gradient: Any, dtype: DTypeLike) -> jax.Array:
     if not isinstance(gradient, RowSparse):
         return jnp.sum(squared_magnitude(jnp.asarray(gradient), dtype))
     return total(gradient, _SumOfSquares(jnp.dtype(dtype)), "sum")
+
+
+def map_replace_and_total(
+    gradient: RowSparse,
+    function: Callable[..., tuple[jax.Array, Tables, Any]],
+    reduction: Literal["sum", "max"],
+    tables: Tables,
+    *operands: Any,
+) -> tuple[RowSparse, Tables, Any]:
+    """All three in one visit, where a total too depends on what is replaced.
+
+    In two visits the tables, read by one and changed by the other, would be copied.
+    ``function`` gives new rows of both, and what is to be summed up of each row.
+    """
+    operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
+    gradient, num_rows = gradient.grouped(), gradient.shape[0]
+    distinct, row = gradient._find_distinct(), gradient.shape[1:]
+    one = jax.ShapeDtypeStruct((1, *row), gradient.dtype)
+    mapped, _, terms = result_of(function, one, (RowsOf(tables), *operands))
+    room = jnp.zeros((distinct.ids.size, *row), mapped.dtype)
+    nothing = _nothing(terms, reduction)
+    step = _All(function, reduction)
+    tables, rows, totals = gradient.fold(
+        step, (tables, room, nothing), FIRST_SLOT, num_rows, *operands
+    )
+    result = RowSparse(distinct.ids, rows, gradient.shape)
+    result._distinct = of_slots(distinct)
+    return result, tables, totals
+
+
+def _nothing(terms: Any, reduction: Literal["sum", "max"]) -> Any:
+    return jax.tree.map(
+        lambda x: jnp.full(x.shape[1:], _NOTHING[reduction], x.dtype), terms
+    )
 
 
 def _map_and_replace(
@@ -218,6 +249,28 @@ class _MapAndReplace:
 
 
 @dataclasses.dataclass(frozen=True)
+class _All:
+    function: Callable[..., Any]
+    reduction: Literal["sum", "max"]
+
+    def __call__(
+        self,
+        carry: tuple[Any, jax.Array, Any],
+        rows: jax.Array,
+        ids: jax.Array,
+        first_slot: jax.Array,
+        num_rows: jax.Array,
+        *operands: Any,
+    ) -> tuple[Any, jax.Array, Any]:
+        tables, mapped, so_far = carry
+        old = jax.tree.map(lambda table: take_rows(table, ids), tables)
+        rows, new, terms = self.function(rows, old, *operands)
+        tables = jax.tree.map(lambda t, new: set_rows(t, ids, new), tables, new)
+        mapped = lax.dynamic_update_slice_in_dim(mapped, rows, first_slot, 0)
+        return tables, mapped, _include(so_far, terms, ids < num_rows, self.reduction)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Total:
     function: Callable[..., Any]
     reduction: Literal["sum", "max"]
@@ -230,14 +283,21 @@ class _Total:
         num_rows: jax.Array,
         *operands: Any,
     ) -> Any:
-        def include(so_far: jax.Array, terms: jax.Array) -> jax.Array:
-            named = jnp.expand_dims(ids < num_rows, range(1, terms.ndim))
-            terms = jnp.where(named, terms, _NOTHING[self.reduction])
-            if self.reduction == "sum":
-                return so_far + jnp.sum(terms, axis=0)
-            return jnp.maximum(so_far, jnp.max(terms, axis=0))
+        terms = self.function(rows, *operands)
+        return _include(so_far, terms, ids < num_rows, self.reduction)
 
-        return jax.tree.map(include, so_far, self.function(rows, *operands))
+
+def _include(
+    so_far: Any, terms: Any, is_row: jax.Array, reduction: Literal["sum", "max"]
+) -> Any:
+    def one(so_far: jax.Array, terms: jax.Array) -> jax.Array:
+        named = jnp.expand_dims(is_row, range(1, terms.ndim))
+        terms = jnp.where(named, terms, _NOTHING[reduction])
+        if reduction == "sum":
+            return so_far + jnp.sum(terms, axis=0)
+        return jnp.maximum(so_far, jnp.max(terms, axis=0))
+
+    return jax.tree.map(one, so_far, terms)
 
 
 @dataclasses.dataclass(frozen=True)
