@@ -4,13 +4,13 @@ from adagrad_jax import diagnostics as diagnostics
 from adagrad_jax import dialects as dialects
 from adagrad_jax import interop as interop
 from adagrad_jax import keras as keras
+from adagrad_jax._accumulators.diagonal import Diagonal as Diagonal
 from adagrad_jax._accumulators.full_matrix import FullMatrix as FullMatrix
+from adagrad_jax._accumulators.norm import Norm as Norm
 from adagrad_jax._accumulators.protocol import Accumulator as Accumulator
-from adagrad_jax._accumulators.protocol import Diagonal as Diagonal
-from adagrad_jax._accumulators.protocol import Norm as Norm
 from adagrad_jax._accumulators.protocol import RowAccumulator as RowAccumulator
-from adagrad_jax._accumulators.protocol import RowWise as RowWise
 from adagrad_jax._accumulators.rounded import RoundedDiagonal as RoundedDiagonal
+from adagrad_jax._accumulators.row_wise import RowWise as RowWise
 from adagrad_jax._accumulators.sm3 import SM3 as SM3
 from adagrad_jax._adagrad import ScaleByAdagradState as ScaleByAdagradState
 from adagrad_jax._adagrad import adagrad as adagrad

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.normalize import Normalize
-from adagrad_jax._accumulators.protocol import Accumulator, Diagonal, TakesRows
+from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.normalize import DivideByRoot
+from adagrad_jax._accumulators.protocol import Accumulator, TakesRows
 from adagrad_jax._checks import (
     check_accumulator,
     check_alike,
@@ -96,7 +97,7 @@ def scale_by_adagrad(
         initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
     )
     check_accumulator(accumulator)
-    normalize = Normalize(*((epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)))
+    normalize = DivideByRoot(*((epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)))
 
     def update_leaf(gradient: Any, kept: Any) -> tuple[Any, Any]:
         if isinstance(gradient, RowSparse) and isinstance(accumulator, TakesRows):

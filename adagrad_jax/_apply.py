@@ -9,13 +9,8 @@ import optax
 from adagrad_jax._accumulators.rounded import round_stochastically
 from adagrad_jax._checks import check_fits_params, check_leaves
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rows.row_sparse import (
-    RowSparse,
-    add_to_rows,
-    from_bcoo_leaves,
-    set_rows,
-    take_rows,
-)
+from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.visit import ROW_NUMBERS, replace_rows
 
 
 def apply_updates(
@@ -84,28 +79,22 @@ def apply_updates(
 
 
 def _add(param: jax.Array, update: Any, key: jax.Array | None) -> jax.Array:
-    if isinstance(update, RowSparse):
-        if key is None:
-            return update.fold(add_to_rows, param)
-        return update.fold(_add_to_rows_and_round, param, key)
-    if key is None:
-        return jnp.asarray(param + update).astype(param.dtype)
-    return _add_and_round(param, jnp.asarray(update), key)
+    if key is not None:
+        return replace_rows(update, _add_and_round, param, key, ROW_NUMBERS)
+    new = replace_rows(update, _added, param)
+    return new.astype(param.dtype)
 
 
-def _add_to_rows_and_round(
-    table: jax.Array, rows: jax.Array, ids: jax.Array, key: jax.Array
-) -> jax.Array:
-    new = _add_and_round(take_rows(table, ids), rows, key, ids)
-    return set_rows(table, ids, new)
+def _added(update: jax.Array, param: jax.Array) -> jax.Array:
+    return param + update
 
 
 def _add_and_round(
-    param: jax.Array, update: jax.Array, key: jax.Array, ids: jax.Array | None = None
+    update: jax.Array, param: jax.Array, key: jax.Array, numbers: jax.Array | None
 ) -> jax.Array:
     dtype = at_least_float32(param.dtype, update.dtype)
     total = param.astype(dtype) + update.astype(dtype)
-    return round_stochastically(total, param.dtype, key, ids)
+    return round_stochastically(total, param.dtype, key, numbers)
 
 
 def _key_of(key: jax.Array | None, number: int, param: Any) -> jax.Array | None:

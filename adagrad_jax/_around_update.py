@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.protocol import full_like
+from adagrad_jax._accumulators.memory import full_like
 from adagrad_jax._adagrad import scale_by
 from adagrad_jax._checks import (
     check_fits_params,

@@ -1,6 +1,5 @@
 """Bounds: on gradients, before :func:`adagrad_jax.adagrad`; on rows' norms, after."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +10,8 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._checks import check_fits_params, check_hyperparameter, check_leaves
 from adagrad_jax._precision import at_least_float32, cast, squared_magnitude
-from adagrad_jax._rows.row_sparse import (
-    RowSparse,
-    from_bcoo_leaves,
-    map_rows,
-    sum_of_squares,
-)
+from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.visit import grouped, map_rows, rows_of, sum_of_squares
 
 
 def clip_by_value(
@@ -47,7 +42,7 @@ def clip_by_value(
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient", real_because="complex numbers have no order")
-        return jax.tree.map(lambda g: _elementwise(_clip, g, max_abs), updates)
+        return jax.tree.map(lambda g: map_rows(g, _clip, max_abs), updates)
 
     return optax.with_extra_args_support(optax.stateless(update))
 
@@ -87,18 +82,7 @@ def clip_by_norm(
       Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural
       networks", ICML 2013, Algorithm 1.
     """
-    check_hyperparameter("max_norm", max_norm, infinity=True)
-
-    def clip(gradient: Any) -> Any:
-        (gradient,), total = _sum_of_squares([gradient])
-        return _elementwise(_shrink, gradient, total, max_norm)
-
-    def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
-        check_leaves(updates, "gradient")
-        return jax.tree.map(clip, updates)
-
-    return optax.with_extra_args_support(optax.stateless(update))
+    return _clip_by_norm(max_norm, lambda leaves: [[leaf] for leaf in leaves])
 
 
 def clip_by_global_norm(
@@ -138,16 +122,28 @@ def clip_by_global_norm(
       Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural
       networks", ICML 2013, Algorithm 1.
     """
+    return _clip_by_norm(max_norm, lambda leaves: [leaves])
+
+
+def _clip_by_norm(
+    max_norm: ArrayLike, grouping: Callable[[list[Any]], list[list[Any]]]
+) -> optax.GradientTransformationExtraArgs:
+    """Leaves of one group have one norm, and are scaled by one factor."""
     check_hyperparameter("max_norm", max_norm, infinity=True)
+
+    def clip(leaves: list[Any]) -> list[Any]:
+        leaves = [grouped(leaf) for leaf in leaves]
+        total = jnp.zeros((), at_least_float32(*(leaf.dtype for leaf in leaves)))
+        for leaf in leaves:
+            total += sum_of_squares(leaf, total.dtype)
+        return [map_rows(leaf, _shrink, total, max_norm) for leaf in leaves]
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         leaves, structure = jax.tree.flatten(updates)
-        leaves, total = _sum_of_squares(leaves)
-        return structure.unflatten(
-            [_elementwise(_shrink, leaf, total, max_norm) for leaf in leaves]
-        )
+        groups = map(clip, grouping(leaves))
+        return structure.unflatten([leaf for group in groups for leaf in group])
 
     return optax.with_extra_args_support(optax.stateless(update))
 
@@ -192,9 +188,7 @@ def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
     check_hyperparameter("max_norm", max_norm, infinity=True)
 
     def cap(update: Any, param: Any) -> Any:
-        if isinstance(update, RowSparse):
-            return map_rows(update, _cap, jnp.asarray(param), max_norm)
-        return _cap(jnp.asarray(update), jnp.asarray(param), max_norm)
+        return map_rows(update, _cap, rows_of(param), max_norm)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         updates = from_bcoo_leaves(updates)
@@ -218,38 +212,9 @@ def _cap(update: jax.Array, param: jax.Array, max_norm: ArrayLike) -> jax.Array:
     return jnp.where(within, cast(update, dtype), capped).astype(param.dtype)
 
 
-def _elementwise(function: Callable[..., jax.Array], gradient: Any, *args: Any) -> Any:
-    """``function(gradient, *args)``; of each row's sum where the gradient has rows."""
-    if isinstance(gradient, RowSparse):
-        return gradient.then(_OfRows(function), *args)
-    return function(gradient, *args)
-
-
-@dataclasses.dataclass(frozen=True)
-class _OfRows:
-    function: Callable[..., jax.Array]
-
-    def __call__(self, rows: jax.Array, ids: jax.Array, *args: Any) -> jax.Array:
-        del ids
-        return self.function(rows, *args)
-
-
 def _clip(gradient: jax.Array, max_abs: ArrayLike) -> jax.Array:
-    gradient = jnp.asarray(gradient)
     bound = jnp.asarray(max_abs, gradient.dtype)
     return jnp.clip(gradient, -bound, bound)
-
-
-def _sum_of_squares(leaves: list[Any]) -> tuple[list[Any], jax.Array]:
-    """Of all numbers in ``leaves``; and the leaves, as arrays or with rows found."""
-    leaves = [
-        leaf.grouped() if isinstance(leaf, RowSparse) else jnp.asarray(leaf)
-        for leaf in leaves
-    ]
-    total = jnp.zeros((), at_least_float32(*(leaf.dtype for leaf in leaves)))
-    for leaf in leaves:
-        total += sum_of_squares(leaf, total.dtype)
-    return leaves, total
 
 
 def _shrink(

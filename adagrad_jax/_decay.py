@@ -14,7 +14,8 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
-from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves, take_rows
+from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.visit import map_rows, rows_of
 
 
 def add_decayed_weights(
@@ -65,13 +66,7 @@ def add_decayed_weights(
     check_hyperparameters(weight_decay=weight_decay)
 
     def decay(update: Any, param: Any) -> Any:
-        if isinstance(update, RowSparse):
-            rows = update.summed()
-            decayed = decay(rows.values, take_rows(jnp.asarray(param), rows.ids))
-            return RowSparse(rows.ids, decayed, rows.shape)
-        update = jnp.asarray(update)
-        rate = jnp.asarray(weight_decay, update.dtype)
-        return update + rate * jnp.asarray(param, update.dtype)
+        return map_rows(update, _add_decayed, rows_of(param), weight_decay)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         updates = from_bcoo_leaves(updates)
@@ -83,6 +78,13 @@ def add_decayed_weights(
     if mask is not None:
         transformation = optax.masked(transformation, mask)
     return optax.with_extra_args_support(transformation)
+
+
+def _add_decayed(
+    update: jax.Array, param: jax.Array, weight_decay: ArrayLike
+) -> jax.Array:
+    rate = jnp.asarray(weight_decay, update.dtype)
+    return update + rate * param.astype(update.dtype)
 
 
 def inverse_time_decay(

@@ -17,7 +17,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.protocol import along_axis, full_like
+from adagrad_jax._accumulators.memory import along_axis, full_like
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
@@ -26,12 +26,8 @@ from adagrad_jax._checks import (
     check_leaves,
 )
 from adagrad_jax._precision import at_least_float32, cast
-from adagrad_jax._rows.row_sparse import (
-    RowSparse,
-    from_bcoo_leaves,
-    set_rows,
-    take_rows,
-)
+from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.visit import map_and_replace_rows, rows_of
 from adagrad_jax._trees import map_unzip
 
 
@@ -281,7 +277,7 @@ def _catch_up_leaf(
     rows = rows.astype(rows.dtype if wide else jnp.int32).ravel()
     rows = jnp.where(rows < 0, rows + param.shape[0], rows)
     rows = rows.clip(0, param.shape[0] - 1)
-    old, kept = jax.tree.map(lambda table: take_rows(table, rows), (param, of_rows))
+    old, kept = jax.tree.map(lambda table: table[rows], (param, of_rows))
     change = _change(old, kept, log_decay)
     new = (cast(old, dtype) + change).astype(param.dtype)
     return param.at[rows].set(new), jax.tree.map(
@@ -298,26 +294,17 @@ def _none_yet(param: Any, _: Any = None) -> LogDecay:
 def _decay(
     update: Any, param: Any, of_rows: LogDecay, log_decay: LogDecay
 ) -> tuple[Any, LogDecay]:
-    param = jnp.asarray(param)
-    if isinstance(update, RowSparse):
-        # Not put off: what is kept of the rows is about to change.
-        rows = update.summed()
-        old, kept = jax.tree.map(lambda t: take_rows(t, rows.ids), (param, of_rows))
-        decayed = _add_change(rows.values, (old, kept), log_decay)
-        now = _all_at(kept, log_decay)
-        of_rows = jax.tree.map(lambda t, x: set_rows(t, rows.ids, x), of_rows, now)
-        return RowSparse(rows.ids, decayed, rows.shape), of_rows
-    update = jnp.asarray(update)
-    decayed = _add_change(update, (param, of_rows), log_decay)
-    return decayed, _all_at(of_rows, log_decay)
+    # Both at once: what is kept of the rows says how far they are to decay.
+    return map_and_replace_rows(update, _decay_rows, of_rows, rows_of(param), log_decay)
 
 
-def _add_change(
-    update: jax.Array, tables: tuple[jax.Array, LogDecay], log_decay: LogDecay
-) -> jax.Array:
-    change = _change(*tables, log_decay)
+def _decay_rows(
+    update: jax.Array, of_rows: LogDecay, param: jax.Array, log_decay: LogDecay
+) -> tuple[jax.Array, LogDecay]:
+    change = _change(param, of_rows, log_decay)
     dtype = at_least_float32(update.dtype, change.dtype)
-    return (cast(update, dtype) + cast(change, dtype)).astype(update.dtype)
+    decayed = cast(update, dtype) + cast(change, dtype)
+    return decayed.astype(update.dtype), _all_at(of_rows, log_decay)
 
 
 def _change(param: jax.Array, of_rows: LogDecay, log_decay: LogDecay) -> jax.Array:

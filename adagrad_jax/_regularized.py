@@ -18,13 +18,11 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.normalize import Normalize
-from adagrad_jax._accumulators.protocol import (
-    Diagonal,
-    RowAccumulator,
-    RowWise,
-    full_like,
-)
+from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.memory import full_like
+from adagrad_jax._accumulators.normalize import DivideByRoot
+from adagrad_jax._accumulators.protocol import RowAccumulator
+from adagrad_jax._accumulators.row_wise import RowWise
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
@@ -33,15 +31,11 @@ from adagrad_jax._checks import (
     check_leaves,
 )
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rows.row_sparse import (
-    RowSparse,
-    from_bcoo_leaves,
-    map_rows,
-    replace_rows,
-)
+from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.visit import grouped, map_rows, replace_rows, rows_of
 from adagrad_jax._trees import map_unzip
 
-_WITHOUT_EPSILON = Normalize(0.0, 0.0)
+_WITHOUT_EPSILON = DivideByRoot(0.0, 0.0)
 
 
 class ProximalAdagradState(NamedTuple):
@@ -335,15 +329,11 @@ def _take_step(
     rule: Rule, numbers: Numbers, gradient: Any, param: Any, *memory: Any
 ) -> tuple[Any, ...]:
     """The update of one leaf, and the entries of its memory after it."""
-    param = jnp.asarray(param)
+    gradient, param = grouped(gradient), jnp.asarray(param)
+    remember = _Remember(rule)
+    memory = replace_rows(gradient, remember, memory, rows_of(param), numbers)
     follow = _Follow(rule)
-    if isinstance(gradient, RowSparse):
-        gradient = gradient.grouped()
-        memory = replace_rows(gradient, _Remember(rule), memory, numbers, beside=param)
-        return map_rows(gradient, follow, (memory, param), numbers), *memory
-    gradient = jnp.asarray(gradient)
-    memory = rule.remember(gradient, memory, param, numbers)
-    return follow(gradient, (memory, param), numbers), *memory
+    return map_rows(gradient, follow, rows_of((memory, param)), numbers), *memory
 
 
 # Not bound methods, nor closures, which are equal only if they are the same object: a
@@ -431,7 +421,7 @@ class _DualAveraging:
             jnp.asarray(number, gradient_sum.dtype) for number in numbers
         )
         # The root under which Adagrad divides, and the penalty's curvature beside it.
-        normalize = Normalize(0.0, rate * count * l2)
+        normalize = DivideByRoot(0.0, rate * count * l2)
         return normalize(-rate * soft_threshold(gradient_sum, l1 * count), accumulator)
 
 

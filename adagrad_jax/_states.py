@@ -1,23 +1,25 @@
-"""What an optimizer's state keeps of each parameter: to find it, and to replace it.
+"""Where things are in an optimizer's state, whatever it is a chain of.
 
-States come from any chain: ``optax.chain``, ``partition``, ``masked``,
-``inject_hyperparams`` and the like. What is kept of a parameter is found by the kind of
-the node that it is in and by the parameter's path in that node's tree.
+``optax.chain``, ``partition``, ``masked``, ``inject_hyperparams``, ``MultiSteps`` and
+the like put states into states. One walk, :func:`nodes`, gives all that a state
+consists of with its path, and the paths tell the rest: what is around a node has the
+beginning of its path, what is near it shares as much of it as can be, and what a node
+keeps of a parameter has the parameter's path in the node's tree.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
+from jax.tree_util import GetAttrKey
 
 from adagrad_jax._adagrad import ScaleByAdagradState
 from adagrad_jax._around_update import AccumulateGradientsState, AverageParamsState
+from adagrad_jax._ftrl import FtrlState
 from adagrad_jax._lazy_decay import LazyWeightDecayState
+from adagrad_jax._regularized import AdagradDAState, ProximalAdagradState
 
 Path = tuple[Any, ...]
 
@@ -26,8 +28,132 @@ FIELDS: dict[type, str] = {
     AverageParamsState: "average",
     AccumulateGradientsState: "gradient_sum",
     ScaleByAdagradState: "accumulator",
+    ProximalAdagradState: "accumulator",
+    AdagradDAState: "accumulator",
+    FtrlState: "accumulator",
     optax.ScaleByRssState: "sum_of_squares",
 }
+
+
+class Node(NamedTuple):
+    """Something that a state consists of: a state in it, a container, or a leaf.
+
+    Attributes:
+      path: Where it is in the state.
+      value: The node itself.
+    """
+
+    path: Path
+    value: Any
+
+
+def nodes(state: Any, path: Path = ()) -> Iterator[Node]:
+    """All that a state consists of, containers before what is in them."""
+    yield Node(path, state)
+    for key, child in _children(state):
+        yield from nodes(child, (*path, *key))
+
+
+def _children(tree: Any) -> list[tuple[Path, Any]]:
+    """What a node holds, with its keys; a leaf holds nothing."""
+    if _is_leaf(tree):
+        return []
+    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is not tree)
+
+
+def _is_leaf(tree: Any) -> bool:
+    return jax.tree_util.all_leaves([tree])
+
+
+def replace(state: Any, new: Mapping[Path, Any]) -> Any:
+    """The state with other leaves at these paths."""
+    return jax.tree_util.tree_map_with_path(lambda path, old: new.get(path, old), state)
+
+
+# What is kept of each parameter
+
+
+ABSENT: Any = object()
+"""In place of what a tree has not."""
+
+
+class Kept(NamedTuple):
+    """What a node keeps of a parameter.
+
+    Attributes:
+      path: The parameter's, among the parameters.
+      param: The parameter; ABSENT for what the node has beyond them.
+      value: What is kept of it: an array, or a tree of some; ABSENT if the node has
+        nothing where a parameter is, or a tree of some.
+      place: Where in the state ``value`` is.
+    """
+
+    path: Path
+    param: Any
+    value: Any
+    place: Path
+
+
+def kept_in(node: Node, params: Any) -> Iterator[Kept]:
+    """What a node that has one of :data:`FIELDS` keeps of each parameter.
+
+    Masked parameters are left out. Containers need not be of the same types, only have
+    the same keys.
+    """
+    (field,) = (f for kind, f in FIELDS.items() if isinstance(node.value, kind))
+    for path, param, kept in _pairs(params, getattr(node.value, field), ()):
+        yield Kept(path, param, kept, (*node.path, GetAttrKey(field), *path))
+
+
+def _pairs(params: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
+    # A mask may be a prefix of the parameters, and so a whole branch one MaskedNode.
+    if isinstance(tree, optax.MaskedNode):
+        return
+    if _is_leaf(params):
+        yield path, params, tree
+    elif _is_leaf(tree):
+        yield path, ABSENT, tree
+    else:
+        parts, kept = dict(_children(params)), dict(_children(tree))
+        for key in {**parts, **kept}:
+            if key not in parts or key not in kept:
+                yield path + key, parts.get(key, ABSENT), kept.get(key, ABSENT)
+        for key in parts:
+            if key in kept:
+                yield from _pairs(parts[key], kept[key], path + key)
+
+
+# What is around a node, and near it
+
+
+def injected(path: Path, among: Iterable[Node]) -> dict[str, Any]:
+    """The hyperparameters that ``optax.inject_hyperparams`` keeps for what is here."""
+    hyperparams: dict[str, Any] = {}
+    for node in among:  # from the outside in
+        found = getattr(node.value, "hyperparams", None)
+        if isinstance(found, dict) and is_in(node.path, path):
+            hyperparams |= found
+    return hyperparams
+
+
+def nearest(path: Path, among: Iterable[Node]) -> Node | None:
+    """The node that shares most of this path, and of several the first.
+
+    A chain's members are beside one another, so what one of them has is near the rest.
+    """
+    return max(among, key=lambda node: _shared(node.path, path), default=None)
+
+
+def _shared(one: Path, other: Path) -> int:
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def is_in(part: Path, path: Path) -> bool:
+    """Whether what has this path is in what has the path ``part``."""
+    return path[: len(part)] == part
 
 
 @functools.cache
@@ -48,264 +174,30 @@ def _count_steps() -> tuple[type, ...]:
     )
 
 
-# With a field ``calls``, which are more than updates if gradients are accumulated.
-COUNT_CALLS = (AverageParamsState, AccumulateGradientsState)
-
-
-class Found(NamedTuple):
-    """An array that a state keeps of a parameter.
+class Counter(NamedTuple):
+    """A count of the steps that were taken, for a schedule.
 
     Attributes:
-      array: The array.
-      path: Where in the state the node is that it is kept in.
+      count: The count.
+      place: Where in the state it is.
+      part: The path of the part of the state whose steps it counts: the innermost part
+        of ``optax.partition``, or all.
     """
 
-    array: Any
-    path: Path
+    count: Any
+    place: Path
+    part: Path
 
 
-def nodes(state: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """All that a state consists of, containers before what is in them."""
-    yield path, state
-    if not jax.tree_util.all_leaves([state]):
-        for key, child in jax.tree_util.tree_leaves_with_path(
-            state, is_leaf=lambda node: node is not state
-        ):
-            yield from nodes(child, (*path, *key))
-
-
-def map_nodes(function: Callable[[Path, Any], Any], state: Any, path: Path = ()) -> Any:
-    """Replaces all that a state consists of, containers before what is in them."""
-    state = function(path, state)
-    if jax.tree_util.all_leaves([state]):
-        return state
-    return jax.tree_util.tree_map_with_path(
-        lambda key, child: map_nodes(function, child, (*path, *key)),
-        state,
-        is_leaf=lambda node: node is not state,
-    )
-
-
-def find_kept(state: Any, params: Any, kind: type) -> dict[str, Found]:
-    """What the state keeps of each parameter, by its path, in the tree's order."""
-    shapes = {
-        jax.tree_util.keystr(path): np.shape(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    field = FIELDS[kind]
-    found: dict[str, Found] = {}
+def counters(state: Any) -> Iterator[Counter]:
+    """All counts of steps in a state."""
     for path, node in nodes(state):
-        if not isinstance(node, kind):
-            continue
-        for leaf_path, array in jax.tree_util.tree_leaves_with_path(
-            getattr(node, field)
-        ):
-            name = _owner(leaf_path, shapes)
-            if name is None:
-                raise ValueError(
-                    f"the state has an {field} of "
-                    f"{at_leaf(jax.tree_util.keystr(leaf_path))}, which `params` has "
-                    "not; give the parameters that `init` saw."
-                )
-            shape, ours = shapes[name], np.shape(array)
-            one = name == jax.tree_util.keystr(leaf_path)
-            if not one or ours not in (shape, shape[:1]):
-                raise TypeError(
-                    f"what is kept of {at_leaf(name)} must be one array of the "
-                    f"parameter's shape, {shape}, or its rows', {shape[:1]}, as other "
-                    f"frameworks keep it, got one of shape {ours} at "
-                    f"{jax.tree_util.keystr(leaf_path)}; use Diagonal() or RowWise() "
-                    "for it (optax.partition)."
-                )
-            if name in found:
-                raise ValueError(
-                    f"the state has two {field}s of {at_leaf(name)}; give the part of "
-                    "the state with the right one."
-                )
-            found[name] = Found(array, path)
-    if not found:
-        raise ValueError(
-            f"there is no {kind.__name__} in the state, {described(state)}; give the "
-            "whole state of an optimizer that has one."
-        )
-    return {name: found[name] for name in shapes if name in found}
-
-
-def _owner(path: Path, names: Mapping[str, Any]) -> str | None:
-    """The parameter of which something is kept at this path, or in it."""
-    for end in range(len(path) + 1):
-        name = jax.tree_util.keystr(path[:end])
-        if name in names:
-            return name
-    return None
-
-
-def refill(
-    source: Any, their_kind: type, target: Any, kind: type, params: Any, step: Any
-) -> Any:
-    """Fills a JAX state from another, path by path."""
-    theirs = find_kept(source, params, their_kind)
-    found = find_kept(target, params, kind)
-    for name in {**theirs, **found}:
-        if name not in theirs or name not in found:
-            raise ValueError(
-                f"only one of the states has an accumulator of {at_leaf(name)}; both "
-                "must be for the same parameters."
-            )
-    arrays = {name: leaf.array for name, leaf in theirs.items()}
-    return fill(target, found, arrays, steps_taken(source, theirs, step))
-
-
-def steps_taken(
-    state: Any, found: dict[str, Found], step: int | None
-) -> dict[str, int | None]:
-    """How many steps each parameter has taken, None where nothing counts them."""
-    if step is not None:
-        return dict.fromkeys(found, to_number(step))
-    counts = [
-        (_part(path), int(np.asarray(node.count)))
-        for path, node in nodes(state)
-        if isinstance(node, _count_steps())
-    ]
-    steps: dict[str, int | None] = {}
-    for name, leaf in found.items():
-        own = {count for part, count in counts if leaf.path[: len(part)] == part}
-        if len(own) > 1:
-            raise ValueError(
-                f"`step` must be given, for the state has several counts of the steps "
-                f"of {at_leaf(name)}: {sorted(own)}."
-            )
-        steps[name] = own.pop() if own else None
-    return steps
+        if isinstance(node, _count_steps()):
+            yield Counter(node.count, (*path, GetAttrKey("count")), _part(path))
 
 
 def _part(path: Path) -> Path:
-    """Where the innermost part of ``optax.partition`` begins that has this path."""
     for i in reversed(range(len(path) - 1)):
-        if path[i] == jax.tree_util.GetAttrKey("inner_states"):
+        if path[i] == GetAttrKey("inner_states"):
             return path[: i + 2]
     return ()
-
-
-def fill(
-    state: Any,
-    found: dict[str, Found],
-    arrays: Mapping[str, Any],
-    steps: Mapping[str, int | None],
-) -> Any:
-    """The state with these arrays in place of those found, and its schedules set."""
-    nodes = {found[name].path for name in arrays}
-
-    def fill(path: Path, node: Any) -> Any:
-        if path in nodes:
-            field = FIELDS[type(node)]
-
-            def leaf(leaf_path: Path, old: Any) -> Any:
-                name = jax.tree_util.keystr(leaf_path)
-                if name not in arrays:
-                    return old
-                return put_like(converted(name, field, arrays[name], old), old)
-
-            new = jax.tree_util.tree_map_with_path(leaf, getattr(node, field))
-            return node._replace(**{field: new})
-        if isinstance(node, _count_steps()):
-            part = _part(path)
-            own = {
-                name: step
-                for name, step in steps.items()
-                if found[name].path[: len(part)] == part
-            }
-            if len(set(own.values())) > 1:
-                different = ", ".join(f"{n} of {at_leaf(m)}" for m, n in own.items())
-                raise ValueError(
-                    "leaves with one schedule must have taken as many steps, got "
-                    f"{different}; give each its own by optax.partition, or `step`."
-                )
-            if own:
-                (step,) = set(own.values())
-                return node._replace(count=put_like(known(step), node.count))
-        return node
-
-    return map_nodes(fill, state)
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    if hasattr(array, "detach"):  # a PyTorch tensor, which may be anywhere
-        array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":  # which NumPy lacks
-            array = array.float()
-    array = np.asarray(array)
-    if not jnp.issubdtype(array.dtype, jnp.number):
-        raise TypeError(f"an array of numbers was expected, got {described(array)}.")
-    return array
-
-
-def to_number(value: Any) -> int:
-    array = to_numpy(value)
-    if array.shape != () or array < 0 or array != np.floor(array):
-        raise ValueError(
-            f"a number of steps must be one integer >= 0, got {described(value)}."
-        )
-    return int(array)
-
-
-def known(step: int | None) -> int:
-    if step is None:
-        raise ValueError(
-            "`step` must be given, the number of steps taken: the state to be filled "
-            "has it, but the other one does not."
-        )
-    return step
-
-
-def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
-    """A copy of the array, of the dtype of another, whose shape it must have."""
-    array = to_numpy(array)
-    if array.shape != np.shape(like):
-        raise ValueError(
-            f"{field} of {at_leaf(name)} is to be of shape {np.shape(like)}, got "
-            f"{array.shape}; check that both optimizers have the same parameters and "
-            "kind of accumulator, and that `order` (and PyTorch's `axes`) are right."
-        )
-    if np.iscomplexobj(array) and not jnp.iscomplexobj(like):
-        if np.any(array.imag):
-            raise TypeError(
-                f"{field} of {at_leaf(name)} must be real, got complex numbers; an "
-                "accumulator here is the sum of squared magnitudes."
-            )
-        array = array.real
-    with np.errstate(over="ignore"):
-        new = array.astype(like.dtype)
-    if np.any(np.isinf(new) & ~np.isinf(array)):
-        raise ValueError(
-            f"{field} of {at_leaf(name)} overflows {like.dtype}, got "
-            f"{np.max(np.abs(array))}; keep it in a wider dtype, such as "
-            "Diagonal(dtype=jnp.float32)."
-        )
-    return new
-
-
-def put_like(array: Any, like: Any) -> jax.Array:
-    """The array where another is, with its dtype; ours alone, so it may be aliased."""
-    array = np.asarray(array, like.dtype)
-    sharding = None
-    if isinstance(like, jax.ShapeDtypeStruct):
-        sharding = like.sharding
-    elif isinstance(like, jax.Array) and not isinstance(like, Tracer):
-        # What is not committed to a device may still be moved by what it meets.
-        sharding = like.sharding if like.committed else None
-    return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
-
-
-def at_leaf(name: str) -> str:
-    return f"the leaf at {name}" if name else "the one leaf of the tree"
-
-
-def described(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"the keys {', '.join(map(repr, value)) or '(none)'}"
-    if np.isscalar(value):
-        return repr(value)
-    shape = getattr(value, "shape", None)
-    of = f" of {len(value)}" if type(value) in (list, tuple) else ""
-    return f"a {type(value).__name__}{of if shape is None else f' of shape {shape}'}"

@@ -41,7 +41,8 @@ from optax import (
     chain,
 )
 
-from adagrad_jax._accumulators.protocol import Diagonal, RowWise
+from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.row_wise import RowWise
 from adagrad_jax._adagrad import (
     adagrad,
     scale_by,

@@ -21,7 +21,7 @@ import keras
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.protocol import Diagonal
+from adagrad_jax._accumulators.diagonal import Diagonal
 from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value

@@ -1,6 +1,6 @@
 """How long is a dense step, and does it have to be two passes over memory?
 
-    python -m benchmarks.dense [--torch PYTHON] [--out FOLDER]
+    python -m benchmarks.dense [--torch PYTHON] [--quick] [--out FOLDER]
 
 First question: one step of `aj.adagrad` against one of `optax.adagrad`, jitted with
 donation, on one large array, on the arrays of ResNet-50 and on many small arrays.
@@ -13,73 +13,35 @@ PyTorch's fused kernel runs where `--torch` names a Python that has it. Results,
 plot, go to benchmarks/results/dense.*.
 """
 
-import argparse
 import functools
 import itertools
-import json
-import os
-import pathlib
-import platform
-import statistics
-import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.side_by_side import Team, measure, median_ratio, serve
+from benchmarks import command, report
+from benchmarks.machine import Machine
+from benchmarks.side_by_side import measure, summarize
+from benchmarks.workloads import DENSE, RATE, TINY, dense_step
 
-LARGE = 64 * 2**20
+CASES = {"one array of 64M": [(64 * 2**20,)], **DENSE}
 FORM_SIZE = 16 * 2**20  # still far larger than any cache
-CHUNK = 2**20  # elements; the smaller, the slower, as it turned out
-RATE, EPSILON = 0.01, 1e-7
+QUICK_FORM_SIZE = 64
+CHUNKS = 16  # of 2^20 elements; the smaller, the slower, as it turned out
+EPSILON = 1e-7
 MULTI_OUTPUT_FUSION = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"
-
-
-def resnet50() -> list[tuple[int, ...]]:
-    """The shapes of its 53 convolutions and of their normalizations: 159 arrays."""
-    kernels = [(7, 7, 3, 64)]
-    width = 64
-    for stage, blocks in enumerate((3, 4, 6, 3)):
-        narrow = 64 * 2**stage
-        for block in range(blocks):
-            kernels += [(1, 1, width, narrow), (3, 3, narrow, narrow)]
-            kernels += [(1, 1, narrow, 4 * narrow)]
-            if block == 0:
-                kernels += [(1, 1, width, 4 * narrow)]  # on the shortcut
-            width = 4 * narrow
-    return [shape for k in kernels for shape in (k, k[-1:], k[-1:])]
-
-
-CASES = {
-    "one array of 64M": [(LARGE,)],
-    "ResNet-50's 159 arrays": resnet50(),
-    "1,000 arrays of 64": [(64,)] * 1000,
-}
+FORMS_CASE, TORCH = "forms", "torch fused"
 
 # --- Contenders: torch runs where jax may not be, so imports are inside ---------------
 
 
 def optimizer_step(name: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
-    """A jitted step of an Optax transformation, parameters and state donated."""
-    import jax
     import optax
 
     import adagrad_jax as aj
 
-    optimizer = {"adagrad_jax": aj.adagrad, "optax": optax.adagrad}[name](RATE)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, grads):
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    params = [jax.numpy.ones(shape) for shape in shapes]
-    grads = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
-    carry = [params, optimizer.init(params)]
-
-    def run() -> None:
-        carry[:] = jax.block_until_ready(step(*carry, grads))
-
-    return run
+    optimizers = {"adagrad_jax": aj.adagrad, "optax": optax.adagrad}
+    return dense_step(optimizers[name](RATE), shapes)
 
 
 def recurrence(param, accumulator, grad):
@@ -110,23 +72,23 @@ def chunked(param, accumulator, grad):
     """In place, chunk by chunk: the second loop would find its chunk in the cache."""
     import jax
 
+    size = len(param) // CHUNKS
+
     def update(i, carry):
-        part = [
-            jax.lax.dynamic_slice(x, (i * CHUNK,), (CHUNK,)) for x in (*carry, grad)
-        ]
+        part = [jax.lax.dynamic_slice(x, (i * size,), (size,)) for x in (*carry, grad)]
         return tuple(
-            jax.lax.dynamic_update_slice(x, new, (i * CHUNK,))
+            jax.lax.dynamic_update_slice(x, new, (i * size,))
             for x, new in zip(carry, recurrence(*part), strict=True)
         )
 
-    return jax.lax.fori_loop(0, FORM_SIZE // CHUNK, update, (param, accumulator))
+    return jax.lax.fori_loop(0, CHUNKS, update, (param, accumulator))
 
 
 def mapped(param, accumulator, grad):
     """Chunk by chunk into new arrays."""
     import jax
 
-    chunks = [x.reshape(-1, CHUNK) for x in (param, accumulator, grad)]
+    chunks = [x.reshape(CHUNKS, -1) for x in (param, accumulator, grad)]
     new = jax.lax.map(lambda chunk: recurrence(*chunk), chunks)
     return tuple(x.reshape(-1) for x in new)
 
@@ -134,14 +96,14 @@ def mapped(param, accumulator, grad):
 FORMS = (recurrence, recomputed, recomputed_apart, chunked, mapped)
 
 
-def form_step(form: Callable) -> Callable[[], None]:
-    """The bare recurrence on an array of FORM_SIZE, written in one of the forms."""
+def form_step(form: Callable, size: int) -> Callable[[], None]:
+    """The bare recurrence on one array, written in one of the forms."""
     import jax
     import jax.numpy as jnp
 
     step = jax.jit(form, donate_argnums=(0, 1))
-    grad = jax.random.normal(jax.random.key(0), (FORM_SIZE,))
-    carry = [jnp.ones(FORM_SIZE), jnp.full(FORM_SIZE, 0.1)]
+    grad = jax.random.normal(jax.random.key(0), (size,))
+    carry = [jnp.ones(size), jnp.full(size, 0.1)]
 
     def run() -> None:
         carry[:] = jax.block_until_ready(step(*carry, grad))
@@ -158,102 +120,90 @@ def torch_step(shapes: list[tuple[int, ...]]) -> Callable[[], None]:
     return torch.optim.Adagrad(params, lr=RATE, fused=True).step
 
 
-def make_step(name: str, case: str) -> Callable[[], None]:
-    if name == "torch fused":
-        return torch_step(CASES[case])
-    forms = {form.__name__: form for form in FORMS}
-    if name in forms:
-        return form_step(forms[name])
-    return optimizer_step(name.removesuffix(" again"), CASES[case])
+def make_step(case: str, name: str, quick: bool) -> Callable[[], None]:
+    if case == FORMS_CASE:
+        form = {form.__name__: form for form in FORMS}[name]
+        return form_step(form, QUICK_FORM_SIZE if quick else FORM_SIZE)
+    shapes = TINY if quick else CASES[case]
+    if name == TORCH:
+        return torch_step(shapes)
+    return optimizer_step(name.removesuffix(" again"), shapes)
 
 
 # --- The report -----------------------------------------------------------------------
 
 
-def team(names: list[str], case: str, python: str, flags: str = "") -> Team:
-    suffix = " + multi-output fusion" if flags else ""
-    return Team(
-        tuple(name + suffix for name in names),
-        [python, "-m", "benchmarks.dense", "--case", case, "--steps", *names],
-        os.environ | {"XLA_FLAGS": flags},
-    )
-
-
-def run_case(case: str, torch: str | None, rounds: int) -> dict[str, list[float]]:
+def run_cases(args: Any, torch: bool) -> dict[str, report.Case]:
     """Optax runs twice: how far that is from 1 is how far noise goes.
 
     Of a thousand small steps the one whose arrays were made first is a few per cent
     faster, so processes are started several times over, each in another order.
     """
-    times: dict[str, list[float]] = {}
+    from tqdm import tqdm
+
     names = ["optax", "optax again", "adagrad_jax"]
-    for order in itertools.permutations(names):
-        teams = [team(list(order), case, sys.executable)]
-        if torch:
-            teams += [team(["torch fused"], case, torch)]
-        for name, seconds in measure(teams, rounds).items():
-            times.setdefault(name, []).extend(seconds)
-    return {name: times[name] for name in [*names, "torch fused"] if name in times}
+    orders = list(itertools.permutations(names))[: 1 if args.quick else None]
+    cases = list(CASES)[: 1 if args.quick else None]
+    team = functools.partial(command.team, args, XLA_FLAGS="")
+    found = {}
+    with tqdm(total=len(cases) * len(orders), unit="set") as bar:
+        for case in cases:
+            bar.set_description(case)
+            times: dict[str, list[float]] = {}
+            for order in orders:
+                teams = [team(case, list(order))]
+                teams += [team(case, [TORCH], peer="torch")] if torch else []
+                for name, seconds in measure(teams, args.rounds).items():
+                    times.setdefault(name, []).extend(seconds)
+                bar.update()
+            ordered = {name: times[name] for name in [*names, TORCH] if name in times}
+            found[case] = summarize(ordered, "optax")
+    return found
 
 
-def run_forms(rounds: int) -> dict[str, list[float]]:
-    names = [form.__name__ for form in FORMS]
-    return measure(
-        [
-            team(names, "", sys.executable),
-            team(names[:3], "", sys.executable, MULTI_OUTPUT_FUSION),
-        ],
-        rounds,
-    )
-
-
-def summarize(times: dict[str, list[float]], baseline: str) -> dict[str, Any]:
-    return {
-        name: {
-            "milliseconds": 1e3 * statistics.median(seconds),
-            "ratio": median_ratio(seconds, times[baseline]),
-        }
-        for name, seconds in times.items()
-    }
-
-
-def print_table(title: str, summary: dict[str, Any], baseline: str) -> None:
-    print(f"\n{title}\n{'':38} {'ms':>9}  {'x ' + baseline:>12}")
-    for name, row in summary.items():
-        print(f"{name:38} {row['milliseconds']:9.2f}  {row['ratio']:12.2f}")
+def run_forms(args: Any) -> report.Case:
+    names, fusion = [form.__name__ for form in FORMS], " + multi-output fusion"
+    team = functools.partial(command.team, args, FORMS_CASE)
+    teams = [
+        team(names, XLA_FLAGS=""),
+        team(names[:3], suffix=fusion, XLA_FLAGS=MULTI_OUTPUT_FUSION),
+    ]
+    return summarize(measure(teams, args.rounds), "recurrence")
 
 
 COLORS = {
     "optax again": "#bbbbbb",
     "adagrad_jax": "#66aadd",
-    "torch fused": "#ee6677",
+    TORCH: "#ee6677",
 }
 
 
-def plot(results: dict[str, Any], path: pathlib.Path) -> None:
-    import matplotlib.pyplot as plt
+def plot(results: dict[str, Any]) -> Any:
+    from matplotlib.figure import Figure
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     plot_cases(left, results["cases"])
     plot_forms(right, results["forms"])
     for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        report.tidy(axis)
+    return figure
 
 
 def plot_cases(axis: Any, cases: dict[str, Any]) -> None:
     contenders = [n for n in COLORS if all(n in rows for rows in cases.values())]
     for offset, name in enumerate(contenders):
-        places = [case + (offset - 1) * 0.27 for case in range(len(cases))]
+        shift = 0.27 * (offset - (len(contenders) - 1) / 2)
+        places = [case + shift for case in range(len(cases))]
         ratios = [rows[name]["ratio"] for rows in cases.values()]
         bars = axis.bar(places, ratios, 0.25, label=name, color=COLORS[name])
         axis.bar_label(bars, fmt="%.2f", padding=-14, fontsize=9)  # inside
     axis.axhline(1, color="black", linewidth=0.8, linestyle="--", zorder=0)
-    names = [
-        case.replace(" arrays", "\narrays").replace(" of", "\nof") for case in cases
-    ]
+    names = [textwrap.fill(case, 14) for case in cases]
     axis.set_xticks(range(len(cases)), names)
-    axis.set(title="One step", ylabel="time / optax.adagrad's", ylim=(0, 1.3))
+    highest = max(rows[name]["ratio"] for rows in cases.values() for name in contenders)
+    axis.set_ylim(0, max(1.3, 1.2 * highest))  # room for the legend
+    axis.set(title="One step", ylabel="time / optax.adagrad's")
     axis.legend(frameon=False, ncols=len(contenders), loc="upper center")
 
 
@@ -279,36 +229,16 @@ def plot_forms(axis: Any, forms: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
-    parser.add_argument("--steps", nargs="+", help=argparse.SUPPRESS)  # in a process
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.steps:
-        return serve([make_step(name, args.case) for name in args.steps])
-
-    import jax
-    import optax
-
-    cases = {}
-    for case in CASES:
-        cases[case] = summarize(run_case(case, args.torch, args.rounds), "optax")
-        print_table(case, cases[case], "optax")
-    forms = summarize(run_forms(args.rounds), "recurrence")
-    print_table("One loop or two", forms, "recurrence")
-    results = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        # Asked last: whoever asks takes a GPU's memory, which the contenders need.
-        "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, "optax": optax.__version__},
-        "cases": cases,
-        "forms": forms,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "dense.json").write_text(json.dumps(results, indent=2) + "\n")
-    plot(results, args.out / "dense.png")
+    args = command.parse(command.parser("dense", __doc__, rounds=15, torch="PyTorch"))
+    if args.serve:
+        return command.serve(args, make_step)
+    folder = command.results_folder(args)
+    machine = Machine(args.pythons, command.environment())
+    cases = run_cases(args, torch=machine.can_run(TORCH, "torch", ["torch"]))
+    forms = run_forms(args)
+    results = {**machine.note, "rounds": args.rounds, "cases": cases, "forms": forms}
+    tables = {**cases, "forms of the step": forms}
+    report.write_timings(folder / "dense", results, tables, plot(results))
 
 
 if __name__ == "__main__":

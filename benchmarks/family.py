@@ -9,15 +9,8 @@ the median of the ratio within a round. Results, with a plot, go to
 benchmarks/results/family.<device>.*.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
-import os
-import pathlib
-import statistics
-import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +20,10 @@ import numpy as np
 import optax
 
 import adagrad_jax as aj
-from benchmarks.rows.__main__ import zipf
-from benchmarks.side_by_side import Team, measure, median_ratio, serve
+from benchmarks import command, report
+from benchmarks.machine import Machine
+from benchmarks.side_by_side import measure, summarize
+from benchmarks.workloads import RATE, dense_step, draw_ids
 
 Step = Callable[[], None]
 BATCHES = 4
@@ -60,11 +55,8 @@ def row_step(optimizer: optax.GradientTransformation, ids: str) -> Callable[...,
     def make(size: tuple[int, int, int]) -> Step:
         rows, width, n = size
         rng = np.random.default_rng(0)
-        draw = {
-            "Zipf": lambda: zipf(rng, rows, (BATCHES, n)),
-            "uniform": lambda: rng.integers(0, rows, (BATCHES, n)),
-        }
-        batches = [jnp.asarray(batch, jnp.int32) for batch in draw[ids]()]
+        drawn = draw_ids(rng, ids, rows, (BATCHES, n))
+        batches = [jnp.asarray(batch, jnp.int32) for batch in drawn]
         target = jax.random.normal(jax.random.key(0), (n, width))
 
         @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -91,23 +83,8 @@ def row_step(optimizer: optax.GradientTransformation, ids: str) -> Callable[...,
 # --- Dense arrays: their shapes -------------------------------------------------------
 
 
-def dense_step(optimizer: optax.GradientTransformation) -> Callable[..., Step]:
-    def make(shapes: list[tuple[int, ...]]) -> Step:
-        @functools.partial(jax.jit, donate_argnums=(0, 1))
-        def step(params, state, gradients):
-            updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
-
-        params = [jnp.ones(shape) for shape in shapes]
-        gradients = [jax.random.normal(jax.random.key(0), shape) for shape in shapes]
-        carry = [params, optimizer.init(params)]
-
-        def run() -> None:
-            carry[:] = jax.block_until_ready(step(*carry, gradients))
-
-        return run
-
-    return make
+def dense(optimizer: optax.GradientTransformation) -> Callable[..., Step]:
+    return functools.partial(dense_step, optimizer)
 
 
 def matrices(shapes: list[tuple[int, ...]]) -> list[jax.Array]:
@@ -139,8 +116,7 @@ def full_matrix_step(shapes: list[tuple[int, ...]]) -> Step:
     return lambda: jax.block_until_ready(step(params, state))
 
 
-RATE = 0.01
-MILLION, FEW, MANY = (10**6, 64, 8192), (500, 4, 64), (10**6, 64, 65536)
+FEW = (500, 4, 64)
 
 
 def accumulators(ids: str) -> dict[str, Callable[..., Step]]:
@@ -170,9 +146,9 @@ def siblings(ids: str) -> dict[str, Callable[..., Step]]:
 
 
 SM3 = {
-    "optax.sm3": dense_step(optax.sm3(RATE, momentum=0.0)),
-    "SM3": dense_step(aj.adagrad(RATE, 0.0, accumulator=aj.SM3())),
-    "Diagonal": dense_step(aj.adagrad(RATE, 0.0)),
+    "optax.sm3": dense(optax.sm3(RATE, momentum=0.0)),
+    "SM3": dense(aj.adagrad(RATE, 0.0, accumulator=aj.SM3())),
+    "Diagonal": dense(aj.adagrad(RATE, 0.0)),
 }
 FULL = {
     "eigh": bare_eigh,
@@ -201,44 +177,40 @@ CASES = [
 QUICK = (0, 4, 8, 10)  # each contender once
 
 
+def make_step(title: str, name: str, quick: bool) -> Step:
+    case = next(case for case in CASES if case.title == title)
+    return case.contenders[name](case.quick if quick else case.size)
+
+
 # --- The report -----------------------------------------------------------------------
 
 
-def run_case(number: int, rounds: int, quick: bool) -> dict[str, Any]:
-    case = CASES[number]
-    command = [sys.executable, "-m", "benchmarks.family", "--serve", str(number)]
-    command += ["--quick"] if quick else []
-    times = measure([Team(tuple(case.contenders), command, dict(os.environ))], rounds)
-    baseline = next(iter(case.contenders))
+def run_case(case: Case, args: Any) -> report.Case:
+    baseline, *others = case.contenders
+    team = command.team(args, case.title, [baseline, *others])
+    found = summarize(measure([team], args.rounds), baseline)
     return {
-        name: {
-            "milliseconds": 1e3 * statistics.median(seconds),
-            "ratio": median_ratio(seconds, times[baseline]),
-            "wanted": case.wanted.get(name),
-        }
-        for name, seconds in times.items()
+        name: row | {"wanted": case.wanted.get(name)} for name, row in found.items()
     }
 
 
-def as_table(cases: dict[str, Any]) -> str:
-    lines = ["| case | | ms | ratio | wanted |", "|---|---|---|---|---|"]
-    for title, rows in cases.items():
-        for name, row in rows.items():
-            wanted = "" if row["wanted"] is None else f"{row['wanted']:g}"
-            lines.append(
-                f"| {title} | {name} | {row['milliseconds']:.3g} "
-                f"| {row['ratio']:.2f} | {wanted} |"
-            )
-            title = ""
-    return "\n".join(lines) + "\n"
+def targets(cases: dict[str, report.Case]) -> list[dict[str, Any]]:
+    """The ratios of which something is wanted."""
+    return [
+        report.target(f"{name} / {next(iter(rows))}, {title}", *bound)
+        for title, rows in cases.items()
+        for name, row in rows.items()
+        if (bound := (row["ratio"], row["wanted"]))[1] is not None
+    ]
 
 
-def plot(cases: dict[str, Any], path: pathlib.Path) -> None:
+def plot(cases: dict[str, Any]) -> Any:
     """A row for each contender: its ratio, and the most that is wanted."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     num_rows = sum(len(contenders) for contenders in cases.values())
-    figure, axis = plt.subplots(figsize=(9, 0.23 * num_rows + 1), layout="constrained")
+    figure = Figure(figsize=(9, 0.23 * num_rows + 1), layout="constrained")
+    axis = figure.subplots()
     labels = []
     for title, contenders in cases.items():
         baseline, *others = contenders
@@ -265,43 +237,25 @@ def plot(cases: dict[str, Any], path: pathlib.Path) -> None:
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.set_title("A step of each member of the family", loc="left")
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    report.tidy(axis)
+    axis.spines["left"].set_visible(False)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round")
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)  # in a process
-    args = parser.parse_args()
-    if args.serve is not None:
-        case = CASES[args.serve]
-        size = case.quick if args.quick else case.size
-        return serve([make(size) for make in case.contenders.values()])
+    args = command.parse(command.parser("family", __doc__, rounds=15))
+    if args.serve:
+        return command.serve(args, make_step)
 
     from tqdm import tqdm
 
-    default = tempfile.mkdtemp() if args.quick else "benchmarks/results"
-    out = args.out or pathlib.Path(default)
-    out.mkdir(parents=True, exist_ok=True)
-    rounds = 1 if args.quick else args.rounds
-    cases = {}
-    for number in tqdm(QUICK if args.quick else range(len(CASES)), unit="case"):
-        cases[CASES[number].title] = run_case(number, rounds, args.quick)
-    results = {
-        "machine": f"{os.cpu_count()} cores",
-        "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__, "optax": optax.__version__},
-        "rounds": rounds,
-        "cases": cases,
-    }
-    stem = f"family.{jax.default_backend()}"
-    (out / f"{stem}.json").write_text(json.dumps(results, indent=2) + "\n")
-    (out / f"{stem}.md").write_text(as_table(cases))
-    plot(cases, out / f"{stem}.png")
-    print(as_table(cases))
+    folder = command.results_folder(args)
+    note = Machine(args.pythons, command.environment()).note
+    chosen = [CASES[i] for i in QUICK] if args.quick else CASES
+    cases = {case.title: run_case(case, args) for case in tqdm(chosen, unit="case")}
+    results = {**note, "rounds": args.rounds, "cases": cases, "targets": targets(cases)}
+    stem = folder / f"family.{note['machine']['backend']}"
+    report.write_timings(stem, results, cases, plot(cases))
 
 
 if __name__ == "__main__":

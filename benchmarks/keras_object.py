@@ -1,6 +1,6 @@
 """What does an optimizer object cost beside the pure function inside it?
 
-    python -m benchmarks.keras_object [--tensorflow PYTHON] [--out FOLDER]
+    python -m benchmarks.keras_object [--tensorflow PYTHON] [--quick] [--out FOLDER]
 
 `aj.keras.Adagrad.apply_gradients` against the same transformation in a jitted function
 with donation, and against the objects of Keras 3 (JAX backend) and TensorFlow, on the
@@ -14,82 +14,66 @@ says; a peer that is not there is left out. Results, with a plot, go to
 benchmarks/results/keras_object.*.
 """
 
-import argparse
 import functools
-import json
-import os
-import pathlib
-import platform
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.dense import resnet50
-from benchmarks.side_by_side import Team, measure, median_ratio, serve
+from benchmarks import command, report
+from benchmarks.machine import Machine
+from benchmarks.side_by_side import measure, median_ratio, summarize
+from benchmarks.workloads import (
+    DENSE,
+    MANY_SMALL,
+    RATE,
+    RESNET50,
+    TINY,
+    Shapes,
+    dense_step,
+)
 
-RATE = 0.01
-SHAPES = {
-    "ResNet-50's 159 arrays": resnet50(),
-    "1,000 arrays of 64": [(64,)] * 1000,
-    "one array of 8": [(8,)],
-}
+ONE_SMALL = "one array of 8"
+SHAPES = {**DENSE, ONE_SMALL: [(8,)]}
 ROWS, WIDTH, BATCH, FIELDS = 1_000_000, 64, 512, 16
 FIT = f"fit, {ROWS:,} rows"
 BASELINES = {**dict.fromkeys(SHAPES, "function"), FIT: "Keras 3"}
+QUICK = (ONE_SMALL, FIT)
 # Contender, reference, at most this share of its time, in which case.
 TARGETS = [
-    ("object", "function", 1.1, "ResNet-50's 159 arrays"),
-    ("object", "Keras 3", 1 / 6, "ResNet-50's 159 arrays"),
-    ("object", "TensorFlow", 1 / 2, "ResNet-50's 159 arrays"),
-    ("object", "function", 1.3, "1,000 arrays of 64"),
+    ("object", "function", 1.1, RESNET50),
+    ("object", "Keras 3", 1 / 6, RESNET50),
+    ("object", "TensorFlow", 1 / 2, RESNET50),
+    ("object", "function", 1.3, MANY_SMALL),
     ("adagrad_jax.keras3", "Keras 3", 1 / 10, FIT),
 ]
+Times = dict[str, list[float]]
+
 
 # --- Contenders; imports are inside, for not every Python has every framework ---------
 
 
-def gradients_of(case: str) -> list[np.ndarray]:
+def gradients_of(shapes: Shapes) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [rng.normal(size=shape).astype(np.float32) for shape in SHAPES[case]]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-def function(case: str) -> Callable[[], None]:
+def function(shapes: Shapes) -> Callable[[], None]:
     """The transformation of the object, jitted, everything donated."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
     import adagrad_jax as aj
 
-    optimizer = aj.dialects.keras(RATE)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, grads):
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    grads = [jnp.asarray(g) for g in gradients_of(case)]
-    params = [jnp.ones(g.shape) for g in grads]
-    carry = [params, optimizer.init(params)]
-
-    def run() -> None:
-        carry[:] = step(*carry, grads)
-        jax.block_until_ready(carry)
-
-    return run
+    return dense_step(aj.dialects.keras(RATE), shapes)
 
 
-def our_object(case: str, *, taken: bool = False) -> Callable[[], None]:
+def our_object(shapes: Shapes, *, taken: bool = False) -> Callable[[], None]:
     """If ``taken``, the variables' arrays have been read, and so must be copied."""
     import jax
     import jax.numpy as jnp
 
     from adagrad_jax.keras import Adagrad, Variable
 
-    grads = [jnp.asarray(g) for g in gradients_of(case)]
+    grads = [jnp.asarray(g) for g in gradients_of(shapes)]
     variables = [Variable(jnp.ones(g.shape), name=f"v{i}") for i, g in enumerate(grads)]
     optimizer = Adagrad(RATE)
 
@@ -102,12 +86,12 @@ def our_object(case: str, *, taken: bool = False) -> Callable[[], None]:
     return run
 
 
-def keras3_object(case: str) -> Callable[[], None]:
+def keras3_object(shapes: Shapes) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
     import keras
 
-    grads = [jnp.asarray(g) for g in gradients_of(case)]
+    grads = [jnp.asarray(g) for g in gradients_of(shapes)]
     variables = [keras.Variable(np.ones(g.shape, np.float32)) for g in grads]
     optimizer = keras.optimizers.Adagrad(RATE)
 
@@ -118,12 +102,12 @@ def keras3_object(case: str) -> Callable[[], None]:
     return run
 
 
-def tensorflow_object(case: str) -> Callable[[], None]:
+def tensorflow_object(shapes: Shapes) -> Callable[[], None]:
     """That of TensorFlow 2.0, as tf_keras still has it."""
     import tensorflow as tf
     import tf_keras
 
-    grads = [tf.constant(g) for g in gradients_of(case)]
+    grads = [tf.constant(g) for g in gradients_of(shapes)]
     variables = [tf.Variable(np.ones(g.shape, np.float32)) for g in grads]
     optimizer = tf_keras.optimizers.legacy.Adagrad(RATE)
 
@@ -133,7 +117,7 @@ def tensorflow_object(case: str) -> Callable[[], None]:
     return run
 
 
-def fit(*, rows: bool) -> Callable[[], None]:
+def fit(num_rows: int, *, by_rows: bool) -> Callable[[], None]:
     """A batch in Keras 3, with its own Adagrad or with ours and row-sparse training."""
     import keras
 
@@ -142,17 +126,17 @@ def fit(*, rows: bool) -> Callable[[], None]:
     class RowSparse(keras3.RowSparseTraining, keras.Sequential):
         pass
 
-    model = (RowSparse if rows else keras.Sequential)(
+    model = (RowSparse if by_rows else keras.Sequential)(
         [
-            keras.layers.Embedding(ROWS, WIDTH),
+            keras.layers.Embedding(num_rows, WIDTH),
             keras.layers.Flatten(),
             keras.layers.Dense(1),
         ]
     )
-    optimizer = keras3.Adagrad if rows else keras.optimizers.Adagrad
+    optimizer = keras3.Adagrad if by_rows else keras.optimizers.Adagrad
     model.compile(optimizer=optimizer(RATE), loss="mse")
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, ROWS, (BATCH, FIELDS)).astype(np.int32)
+    ids = rng.integers(0, num_rows, (BATCH, FIELDS)).astype(np.int32)
     targets = rng.normal(size=(BATCH, 1)).astype(np.float32)
 
     def run() -> None:
@@ -161,7 +145,7 @@ def fit(*, rows: bool) -> Callable[[], None]:
     return run
 
 
-CONTENDERS: dict[str, Callable[[str], Callable[[], None]]] = {
+CONTENDERS: dict[str, Callable[[Shapes], Callable[[], None]]] = {
     "function": function,
     "object": our_object,
     "object, arrays taken": functools.partial(our_object, taken=True),
@@ -170,67 +154,50 @@ CONTENDERS: dict[str, Callable[[str], Callable[[], None]]] = {
 }
 
 
-def make_step(name: str, case: str) -> Callable[[], None]:
+def make_step(case: str, name: str, quick: bool) -> Callable[[], None]:
     if case == FIT:
-        return fit(rows=name != "Keras 3")
-    return CONTENDERS[name](case)
+        return fit(100 if quick else ROWS, by_rows=name != "Keras 3")
+    return CONTENDERS[name](TINY if quick else SHAPES[case])
 
 
 # --- Measurements ---------------------------------------------------------------------
 
 
-def team(names: list[str], case: str, python: str) -> Team:
-    command = [python, "-m", "benchmarks.keras_object", "--case", case]
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    return Team(tuple(names), [*command, "--steps", *names], environment)
-
-
-def run_case(case: str, tensorflow: str | None, rounds: int) -> dict[str, Any]:
+def run_case(case: str, args: Any, tensorflow: bool) -> Times:
     ours = ["function", "object", "object, arrays taken"]
     if case == FIT:
         ours = ["adagrad_jax.keras3"]
-    teams = [team(ours, case, sys.executable), team(["Keras 3"], case, sys.executable)]
+    # To see whether they run, one process (and one import of Keras) is enough.
+    alone = [[*ours, "Keras 3"]] if args.quick else [ours, ["Keras 3"]]
+    teams = [command.team(args, case, names) for names in alone]
     if tensorflow and case != FIT:
-        teams.append(team(["TensorFlow"], case, tensorflow))
-    times = measure(teams, rounds)
-    baseline = times.get(BASELINES[case])
-    return {
-        name: {
-            "milliseconds": 1e3 * statistics.median(seconds),
-            "ratio": median_ratio(seconds, baseline) if baseline else None,
-            "times": seconds,
-        }
-        for name, seconds in times.items()
-    }
+        teams.append(command.team(args, case, ["TensorFlow"], "tensorflow"))
+    return measure(teams, args.rounds)
 
 
-def targets(cases: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """What was wanted, what was found, and the bound."""
+def targets(times: dict[str, Times]) -> list[dict[str, Any]]:
+    """What was wanted, as far as it was measured."""
     found = []
     for name, reference, bound, case in TARGETS:
-        rows = cases.get(case, {})
-        if name in rows and reference in rows:
-            ratio = median_ratio(rows[name]["times"], rows[reference]["times"])
-            found.append((f"{name} / {reference}, {case}", ratio, bound))
+        seconds = times.get(case, {})
+        if name in seconds and reference in seconds:
+            ratio = median_ratio(seconds[name], seconds[reference])
+            found.append(report.target(f"{name} / {reference}, {case}", ratio, bound))
     return found
 
 
-def overhead(cases: dict[str, Any]) -> float:
+def overhead(times: Times) -> float:
     """Microseconds that a call with one small variable takes longer."""
-    rows = cases["one array of 8"]
-    pairs = zip(rows["object"]["times"], rows["function"]["times"], strict=True)
+    pairs = zip(times["object"], times["function"], strict=True)
     return 1e6 * statistics.median(a - b for a, b in pairs)
 
 
-def plot(cases: dict[str, Any], path: pathlib.Path) -> None:
-    import matplotlib.pyplot as plt
+def plot(cases: dict[str, Any]) -> Any:
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(1, len(cases), figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(cases))
+    most = max(map(len, cases.values()))
     for axis, (case, rows) in zip(axes, cases.items(), strict=True):
         names = list(rows)[::-1]
         values = [rows[name]["milliseconds"] for name in names]
@@ -240,50 +207,36 @@ def plot(cases: dict[str, Any], path: pathlib.Path) -> None:
         axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=9)
         axis.set_xscale("log")
         axis.set_xlim(min(values) / 3, max(values) * 5)
+        axis.set_ylim(len(names) - most - 0.5, len(names) - 0.5)  # bars of one height
         axis.set(title=case, xlabel="milliseconds a step")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        report.tidy(axis)
+    return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tensorflow", metavar="PYTHON", help="a Python that has it")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--out", type=pathlib.Path, default="benchmarks/results")
-    parser.add_argument("--steps", nargs="+", help=argparse.SUPPRESS)  # in a process
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.steps:
-        return serve([make_step(name, args.case) for name in args.steps])
+    args = command.parse(
+        command.parser(
+            "keras_object", __doc__, rounds=25, tensorflow="TensorFlow and tf_keras"
+        )
+    )
+    if args.serve:
+        return command.serve(args, make_step)
 
-    import jax
     from tqdm import tqdm
 
-    cases = {}
-    for case in tqdm([*SHAPES, FIT], unit="case"):
-        cases[case] = run_case(case, args.tensorflow, args.rounds)
-    for case, rows in cases.items():
-        print(f"\n{case}\n{'':24} {'ms':>9}  {'x ' + BASELINES[case]:>12}")
-        for name, row in rows.items():
-            ratio = "" if row["ratio"] is None else f"{row['ratio']:12.2f}"
-            print(f"{name:24} {row['milliseconds']:9.3f}  {ratio}")
-    print()
-    for what, ratio, bound in targets(cases):
-        verdict = "met" if ratio <= bound else "MISSED"
-        print(f"{what:58} {ratio:.3f} (wanted: {bound:.3g})  {verdict}")
-    print(f"one small variable: {overhead(cases):.0f} us more than the function's")
-    for rows in cases.values():
-        for row in rows.values():
-            del row["times"]
-    results = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "device": jax.devices()[0].device_kind,
-        "versions": {"jax": jax.__version__},
-        "cases": cases,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "keras_object.json").write_text(json.dumps(results, indent=2) + "\n")
-    plot(cases, args.out / "keras_object.png")
+    folder = command.results_folder(args)
+    machine = Machine(args.pythons, command.environment())
+    modules = ["tensorflow", "tf_keras"]
+    tensorflow = machine.can_run("TensorFlow", "tensorflow", modules)
+    chosen = tqdm(QUICK if args.quick else BASELINES, unit="case")
+    times = {case: run_case(case, args, tensorflow) for case in chosen}
+    cases = {case: summarize(times[case], BASELINES[case]) for case in times}
+    more = overhead(times[ONE_SMALL])
+    results = {**machine.note, "rounds": args.rounds, "cases": cases}
+    results |= {"targets": targets(times), "one small variable, us": more}
+    figure = plot(cases)
+    report.write_timings(folder / "keras_object", results, cases, figure)
+    print(f"one small variable: {more:.0f} us more than the function's")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 WARM_UP_TURNS = 3
 
@@ -29,18 +30,18 @@ class Team:
     env: dict[str, str]
 
 
-def serve(steps: list[Callable[[], None]]) -> None:
+def serve(steps: list[Callable[[], Any]], turn: float = 0.05) -> None:
     """In a team's process: each line of standard input says which step has a turn.
 
-    A turn is as many calls as take about 50 ms; its answer is the seconds of one call.
-    A step must not return before its work is done.
+    A turn is as many calls as take about ``turn`` seconds; its answer is the seconds of
+    one call. A step must not return before its work is done.
     """
     repeats = []
     for step in steps:
         step()  # compiles
         start = time.perf_counter()
         step()
-        repeats.append(max(1, round(0.05 / (time.perf_counter() - start))))
+        repeats.append(max(1, round(turn / (time.perf_counter() - start))))
     print("ready", flush=True)
     for line in sys.stdin:
         number = int(line)
@@ -51,7 +52,11 @@ def serve(steps: list[Callable[[], None]]) -> None:
 
 
 def measure(teams: list[Team], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step in each round, by contender; teams that fail are left out."""
+    """Seconds of a step in each round, by contender; teams that fail are left out.
+
+    A single round is to see whether they run: nobody warms up for it.
+    """
+    warm_up = WARM_UP_TURNS if rounds > 1 else 0
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_start(team)) for team in teams]
         # Runs before the processes are waited for.
@@ -63,12 +68,12 @@ def measure(teams: list[Team], rounds: int) -> dict[str, list[float]]:
             else:
                 print(f"{', '.join(team.names)}: not available (the process ended)")
         times: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(WARM_UP_TURNS + rounds):
+        for turn in range(warm_up + rounds):
             for name in random.sample(list(contenders), len(contenders)):
                 process, number = contenders[name]
                 print(number, file=process.stdin)
                 seconds = float(_read(process))
-                if turn >= WARM_UP_TURNS:
+                if turn >= warm_up:
                     times[name].append(seconds)
     return times
 
@@ -76,6 +81,19 @@ def measure(teams: list[Team], rounds: int) -> dict[str, list[float]]:
 def median_ratio(times: list[float], baseline: list[float]) -> float:
     """The median over rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(times, baseline, strict=True))
+
+
+def summarize(times: dict[str, list[float]], baseline: str) -> dict[str, Any]:
+    """Milliseconds of each contender and their ratio to the baseline's, if it ran."""
+    return {
+        name: {
+            "milliseconds": 1e3 * statistics.median(seconds),
+            "ratio": median_ratio(seconds, times[baseline])
+            if baseline in times
+            else None,
+        }
+        for name, seconds in times.items()
+    }
 
 
 def _start(team: Team) -> subprocess.Popen:

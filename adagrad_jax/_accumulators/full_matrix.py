@@ -10,17 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.protocol import (
-    AccumulatorDType,
-    Normalize,
-    check_dtype,
-    dtype_of,
-)
+from adagrad_jax._accumulators.memory import InDType
+from adagrad_jax._accumulators.normalize import Normalize
 from adagrad_jax._precision import at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
-class FullMatrix:
+class FullMatrix(InDType):
     r"""A whole matrix per parameter: the full-matrix form of Adagrad.
 
     .. math::
@@ -70,19 +66,18 @@ class FullMatrix:
       Stochastic Optimization", JMLR 12 (2011), Figure 1 with the full :math:`G_t`.
     """
 
-    dtype: AccumulatorDType = None
     block_size: int | None = None
     max_size: int = 1024
 
     def __post_init__(self) -> None:
-        check_dtype(self.dtype)
+        super().__post_init__()
         _check_positive("max_size", self.max_size)
         if self.block_size is not None:
             _check_positive("block_size", self.block_size)
 
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
         """A diagonal matrix for each block."""
-        dtype = dtype_of(self.dtype, param)
+        dtype = self._dtype_of(param)
         if jnp.iscomplexobj(param):
             found = jnp.result_type(param)
             raise TypeError(

@@ -1,5 +1,6 @@
 """The division by the root, with epsilon in its place."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,12 +9,18 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._precision import at_least_float32
 
+Normalize = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(gradient, sum_of_squares) -> gradient / root``, in the gradient's dtype.
 
-class Normalize(NamedTuple):
-    """``(gradient, sum_of_squares) -> gradient / root``, in the gradient's dtype.
+The sum of squares broadcasts to the gradient. It is a pytree too, and so may be an
+operand where rows are visited.
+"""
 
-    The root is ``sqrt(sum_of_squares + inside) + outside``, and 0 / 0 is 0. The sum of
-    squares broadcasts to the gradient.
+
+class DivideByRoot(NamedTuple):
+    """The :data:`Normalize` of Adagrad.
+
+    The root is ``sqrt(sum_of_squares + inside) + outside``, and 0 / 0 is 0.
 
     Attributes:
       inside: Epsilon, if it goes under the root, else 0.
@@ -38,3 +45,10 @@ class Normalize(NamedTuple):
         epsilon_alone = jnp.where(outside == 0, jnp.inf, outside)
         denominator = jnp.where(nothing, epsilon_alone, root + outside)
         return (numerator.astype(dtype) / denominator).astype(numerator.dtype)
+
+
+def divide(
+    gradient: jax.Array, sum_of_squares: jax.Array, normalize: Normalize
+) -> jax.Array:
+    """``normalize`` as a function of rows, which is the same for any of them."""
+    return normalize(gradient, sum_of_squares)

@@ -8,27 +8,35 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from adagrad_jax._accumulators.protocol import Normalize, full_like
+from adagrad_jax._accumulators.memory import full_like
+from adagrad_jax._accumulators.normalize import Normalize, divide
 from adagrad_jax._precision import at_least_float32, squared_magnitude
-from adagrad_jax._rows.row_sparse import RowSparse, map_rows, set_rows, take_rows
+from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._rows.visit import (
+    ROW_NUMBERS,
+    grouped,
+    map_rows,
+    replace_rows,
+    rows_of,
+)
 
 
 def round_stochastically(
-    x: jax.Array, dtype: DTypeLike, key: jax.Array, ids: jax.Array | None = None
+    x: jax.Array, dtype: DTypeLike, key: jax.Array, numbers: jax.Array | None = None
 ) -> jax.Array:
     """``x`` rounded up or down to ``dtype``, so that the mean of both is ``x``.
 
     Args:
       x: Real numbers.
       dtype: What to round to, of less precision.
-      key: A JAX random key. A row's random bits depend on it and on the row's id alone,
-        so some rows of a table are rounded as they would be among all.
-      ids: ``x.shape[:1]``, the ids of the rows of ``x``; if None, 0, 1, 2, ...
+      key: A JAX random key. A row's random bits depend on it and on the row's number
+        alone, so some rows of a table are rounded as they would be among all.
+      numbers: ``x.shape[:1]``, the rows' numbers in the table; if None, 0, 1, 2, ...
     """
     if x.ndim == 0:
         return round_stochastically(x[None], dtype, key)[0]
-    ids = jnp.arange(x.shape[0]) if ids is None else ids
-    random = jax.vmap(functools.partial(_uniform, key, x.shape[1:]))(ids)
+    numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
+    random = jax.vmap(functools.partial(_uniform, key, x.shape[1:]))(numbers)
     return _round(x, random, dtype)
 
 
@@ -145,9 +153,9 @@ class RoundedDiagonal:
         self, gradient: RowSparse, accumulator: Rounded, normalize: Normalize
     ) -> tuple[RowSparse, Rounded]:
         """The same of the rows that are in ``gradient``."""
-        gradient, key = gradient.grouped(), self._key(accumulator)
-        sums = gradient.fold(_add_to_rows, accumulator.sum_of_squares, key)
-        update = map_rows(gradient, _normalize, sums, normalize)
+        gradient, sums = grouped(gradient), accumulator.sum_of_squares
+        sums = replace_rows(gradient, _add, sums, self._key(accumulator), ROW_NUMBERS)
+        update = map_rows(gradient, divide, rows_of(sums), normalize)
         return update, Rounded(sums, accumulator.count + 1)
 
     def _key(self, accumulator: Rounded) -> jax.Array:
@@ -158,18 +166,8 @@ def _add(
     gradient: jax.Array,
     sums: jax.Array,
     key: jax.Array,
-    ids: jax.Array | None = None,
+    numbers: jax.Array | None = None,
 ) -> jax.Array:
     dtype = at_least_float32(gradient.dtype, sums.dtype)
     total = sums.astype(dtype) + squared_magnitude(gradient, dtype)
-    return round_stochastically(total, sums.dtype, key, ids)
-
-
-def _add_to_rows(
-    sums: jax.Array, rows: jax.Array, ids: jax.Array, key: jax.Array
-) -> jax.Array:
-    return set_rows(sums, ids, _add(rows, take_rows(sums, ids), key, ids))
-
-
-def _normalize(rows: jax.Array, sums: jax.Array, normalize: Normalize) -> jax.Array:
-    return normalize(rows, sums)
+    return round_stochastically(total, sums.dtype, key, numbers)

@@ -7,20 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.protocol import (
-    AccumulatorDType,
-    Normalize,
-    along_axis,
-    check_dtype,
-    dtype_of,
-    full_like,
-)
+from adagrad_jax._accumulators.memory import InDType, along_axis, full_like
+from adagrad_jax._accumulators.normalize import Normalize
 from adagrad_jax._precision import at_least_float32, squared_magnitude
-from adagrad_jax._rows.row_sparse import RowSparse, set_rows, take_rows
+from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._rows.visit import grouped, map_and_replace_rows, rows_of, total
 
 
 @dataclasses.dataclass(frozen=True)
-class SM3:
+class SM3(InDType):
     r"""One accumulator for each index of each axis: SM3-II, a cover of Adagrad's.
 
     .. math::
@@ -62,16 +57,11 @@ class SM3:
       2019, Algorithm SM3-II.
     """
 
-    dtype: AccumulatorDType = None
-
-    def __post_init__(self) -> None:
-        check_dtype(self.dtype)
-
     def init(
         self, param: jax.Array, initial_accumulator_value: ArrayLike
     ) -> tuple[jax.Array, ...]:
         """A vector for each axis, sharded like it; for a number, one number."""
-        dtype = dtype_of(self.dtype, param)
+        dtype = self._dtype_of(param)
         along = [along_axis(param, axis) for axis in range(jnp.ndim(param))] or [param]
         return tuple(full_like(x, initial_accumulator_value, dtype) for x in along)
 
@@ -82,24 +72,13 @@ class SM3:
         normalize: Normalize,
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Divides by the root of the least bound, then takes the largest as bounds."""
-        dtype = at_least_float32(gradient.dtype, *(a.dtype for a in accumulator))
-        axes = range(gradient.ndim)
-        others = [tuple(other for other in axes if other != axis) for axis in axes]
-        others = others or [()]
-        bounds = [
-            jnp.expand_dims(vector.astype(dtype), axes)
-            for vector, axes in zip(accumulator, others, strict=True)
-        ]
-        squares = squared_magnitude(gradient, dtype)
-        total = functools.reduce(jnp.minimum, bounds) + squares
-        # What divides is rounded as what is kept is.
-        total = total.astype(accumulator[0].dtype)
-        # Not just the maximum: there may be nothing to take it of, or some rows only.
+        sums = _sums(gradient, accumulator)
         largest = [
-            jnp.maximum(vector, jnp.max(total, axis=axes, initial=0))
-            for vector, axes in zip(accumulator, others, strict=True)
+            # Not just the maximum: there may be nothing to take it of.
+            jnp.maximum(vector, jnp.max(sums, axis=others, initial=0))
+            for vector, others in zip(accumulator, _other_axes(gradient), strict=True)
         ]
-        return normalize(gradient, total), tuple(largest)
+        return normalize(gradient, sums), tuple(largest)
 
     def update_rows(
         self,
@@ -112,12 +91,57 @@ class SM3:
         That is so because each bound was reached by some number of its row or column,
         whose other bounds are no less.
         """
-        rows = gradient.summed()
-        of_rows, *of_others = accumulator
-        named = rows.ids < of_rows.size
-        old = jnp.where(named, take_rows(of_rows, rows.ids), 0), *of_others
-        update, (new, *of_others) = self.update(rows.values, old, normalize)
-        return (
-            RowSparse(rows.ids, update, rows.shape),
-            (set_rows(of_rows, rows.ids, new), *of_others),
+        gradient, (of_rows, *of_others) = grouped(gradient), accumulator
+        largest = total(gradient, _largest, "max", rows_of(of_rows), of_others)
+        update, of_rows = map_and_replace_rows(
+            gradient, _Update(self), of_rows, of_others, normalize
         )
+        return update, (of_rows, *map(jnp.maximum, of_others, largest))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Update:
+    of: SM3
+
+    def __call__(
+        self,
+        gradient: jax.Array,
+        of_rows: jax.Array,
+        of_others: list[jax.Array],
+        normalize: Normalize,
+    ) -> tuple[jax.Array, jax.Array]:
+        """What it makes of some rows, but for the bounds of other axes than theirs."""
+        update, (of_rows, *_) = self.of.update(
+            gradient, (of_rows, *of_others), normalize
+        )
+        return update, of_rows
+
+
+def _largest(
+    gradient: jax.Array, of_rows: jax.Array, of_others: list[jax.Array]
+) -> list[jax.Array]:
+    """In each row the largest sum along each of the other axes."""
+    sums = _sums(gradient, (of_rows, *of_others))
+    return [
+        jnp.max(sums, axis=others[1:], initial=0)
+        for others in _other_axes(gradient)[1:]
+    ]
+
+
+def _sums(gradient: jax.Array, accumulator: tuple[jax.Array, ...]) -> jax.Array:
+    """Each number's square on the least bound of the lines through it."""
+    dtype = at_least_float32(gradient.dtype, *(a.dtype for a in accumulator))
+    bounds = [
+        jnp.expand_dims(vector.astype(dtype), others)
+        for vector, others in zip(accumulator, _other_axes(gradient), strict=True)
+    ]
+    squares = squared_magnitude(gradient, dtype)
+    # What divides is rounded as what is kept is.
+    kept_in = accumulator[0].dtype
+    return (functools.reduce(jnp.minimum, bounds) + squares).astype(kept_in)
+
+
+def _other_axes(gradient: jax.Array) -> list[tuple[int, ...]]:
+    """For each axis all others; a single number has one line, too."""
+    axes = range(gradient.ndim)
+    return [tuple(other for other in axes if other != axis) for axis in axes] or [()]

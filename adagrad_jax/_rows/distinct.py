@@ -17,6 +17,7 @@ would have to be cleared first. On accelerators, in one pass with a segmented su
 a scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26371).
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -28,21 +29,54 @@ from jax import lax
 
 Carry = TypeVar("Carry")
 
-Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
-"""A hashable ``function(rows, ids, *operands) -> rows``, and its operands.
 
-Rows are ``(k, ...)``, their ids ``(k,)``. What it makes of rows out of range is
-ignored.
+class RowsOf(NamedTuple):
+    """An operand of which a function of rows gets the rows that it is called with.
+
+    Attributes:
+      tables: A tree of arrays that have the table's first axis.
+    """
+
+    tables: Any
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Marker:
+    """An operand that stands for something known only where rows are visited."""
+
+    name: str
+
+
+ROW_NUMBERS = _Marker("ROW_NUMBERS")
+"""An operand in whose place a function of rows gets the rows' numbers in the table.
+
+They are the numbers that random bits and counters may depend on: what indexes the
+arrays at hand is not the function's business.
+"""
+
+FIRST_SLOT = _Marker("FIRST_SLOT")
+"""The same for the slot of the first of the rows; their slots are consecutive."""
+
+Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
+"""A hashable ``function(rows, *operands) -> rows``, and its operands.
+
+Rows are ``(k, ...)``. Operands are whole but for those marked as :class:`RowsOf`, or
+one of the constants above. What it makes of rows out of range is ignored.
 """
 
 
-class TheCarry(NamedTuple):
-    """Stands, among the operands of stages, for the table that a fold changes.
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Changing:
+    """Stands, among the tables that a stage reads, for one that the fold changes.
 
     A stage that reads the rows which it makes an update for would otherwise make XLA
     copy the table, to have it as it was before. No row is visited twice, so these rows
     still are as they were.
     """
+
+    leaf: int
 
 
 class Distinct(NamedTuple):
@@ -73,6 +107,12 @@ def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
     )
 
 
+def of_slots(distinct: Distinct) -> Distinct:
+    """For entries that are in the order of the slots, one for each."""
+    position = jnp.arange(distinct.ids.size, dtype=jnp.int32)
+    return distinct._replace(order=position, slot=position)
+
+
 def fold(
     step: Callable[..., Carry],
     carry: Carry,
@@ -87,15 +127,23 @@ def fold(
       step: A hashable ``(carry, rows, ids, *operands) -> carry``, called with the sums
         of the entries of some rows, as the stages made them; where ids are out of
         range, rows are meaningless.
-      carry: Arrays; tables among them are updated in place if XLA can.
+      carry: A tree of arrays; tables in it are updated in place if XLA can.
       entries: ``(n, ...)``.
       distinct: What :func:`find_distinct` says of their ids.
-      stages: What to apply to the sums, in order; among their operands may be
-        :class:`TheCarry`.
-      operands: More arrays for ``step``.
+      stages: What to apply to the sums, in order.
+      operands: For ``step``, whole or marked as for a stage.
     """
+    leaf_of = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(carry))}
+
+    def mark(operand: Any) -> Any:
+        if not isinstance(operand, RowsOf):
+            return operand
+        return jax.tree.map(
+            lambda x: _Changing(leaf_of[id(x)]) if id(x) in leaf_of else x, operand
+        )
+
     functions = tuple(function for function, _ in stages)
-    stage_operands = tuple(arguments for _, arguments in stages)
+    stage_operands = tuple(tuple(map(mark, others)) for _, others in stages)
     return _fold(step, functions, carry, entries, distinct, stage_operands, operands)
 
 
@@ -104,8 +152,48 @@ def all_rows(
 ) -> jax.Array:
     """The row of every slot; anything for those whose ids are out of range."""
     functions = tuple(function for function, _ in stages)
-    stage_operands = tuple(arguments for _, arguments in stages)
+    stage_operands = tuple(operands for _, operands in stages)
     return _all_rows(functions, entries, distinct, stage_operands)
+
+
+def at_rows(
+    ids: jax.Array, operands: tuple[Any, ...], first_slot: Any = None
+) -> tuple[Any, ...]:
+    """The operands as a function of the rows at ``ids`` gets them."""
+
+    def resolved(operand: Any) -> Any:
+        if isinstance(operand, RowsOf):
+            return jax.tree.map(lambda table: take_rows(table, ids), operand.tables)
+        if isinstance(operand, _Marker):
+            return ids if operand == ROW_NUMBERS else first_slot
+        return operand
+
+    return tuple(map(resolved, operands))
+
+
+def result_of(
+    function: Callable[..., Any], rows: Any, operands: tuple[Any, ...]
+) -> Any:
+    """The shapes and dtypes of what ``function(rows, *operands)`` gives."""
+    ids = jax.ShapeDtypeStruct(rows.shape[:1], jnp.int32)
+    return jax.eval_shape(
+        lambda rows, ids, operands: function(rows, *at_rows(ids, operands)),
+        rows,
+        ids,
+        operands,
+    )
+
+
+def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Some of a table's rows; anything where ids are out of range."""
+    if not table.shape[0]:
+        return jnp.zeros((ids.size, *table.shape[1:]), table.dtype)
+    return table.at[ids].get(mode="clip")
+
+
+def set_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    """``table`` with other rows at distinct ``ids``; those out of range are dropped."""
+    return table.at[ids].set(rows.astype(table.dtype), mode="drop", unique_indices=True)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -118,15 +206,15 @@ def _fold(
     stage_operands: tuple[tuple[Any, ...], ...],
     operands: tuple[Any, ...],
 ) -> Carry:
-    def visit(carry: Carry, rows: jax.Array, ids: jax.Array) -> Carry:
-        rows = rows.astype(entries.dtype)
+    def visit(carry: Carry, rows: jax.Array, ids: jax.Array, first_slot: Any) -> Carry:
+        leaves = jax.tree.leaves(carry)
         current = jax.tree.map(
-            lambda x: carry if isinstance(x, TheCarry) else x,
+            lambda x: leaves[x.leaf] if isinstance(x, _Changing) else x,
             stage_operands,
-            is_leaf=lambda x: isinstance(x, TheCarry),
+            is_leaf=lambda x: isinstance(x, _Changing),
         )
-        rows = _through(functions, current, rows, ids)
-        return step(carry, rows, ids, *operands)
+        rows = _through(functions, current, rows.astype(entries.dtype), ids)
+        return step(carry, rows, ids, *at_rows(ids, operands, first_slot))
 
     def in_blocks(carry: Carry) -> Carry:
         size = _block_size(distinct.ids.size)
@@ -135,7 +223,7 @@ def _fold(
             start, carry = state
             ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
             rows = _sum_slots(entries, distinct.slot - start, size)
-            return start + size, visit(carry, rows, ids)
+            return start + size, visit(carry, rows, ids, start)
 
         start = jnp.zeros((), distinct.num_used.dtype)
         return lax.while_loop(
@@ -143,7 +231,7 @@ def _fold(
         )[1]
 
     def in_one_pass(carry: Carry) -> Carry:
-        return visit(carry, _sum_neighbours(entries, distinct), distinct.ids)
+        return visit(carry, _sum_neighbours(entries, distinct), distinct.ids, 0)
 
     return lax.platform_dependent(carry, cpu=in_blocks, default=in_one_pass)
 
@@ -169,8 +257,8 @@ def _through(
     rows: jax.Array,
     ids: jax.Array,
 ) -> jax.Array:
-    for function, arguments in zip(functions, stage_operands, strict=True):
-        rows = function(rows, ids, *arguments)
+    for function, operands in zip(functions, stage_operands, strict=True):
+        rows = function(rows, *at_rows(ids, operands))
     return rows
 
 

@@ -1,9 +1,8 @@
 """The gradient of a table of which only some rows were read."""
 
 import copy
-import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +10,18 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike, DTypeLike
 
-from adagrad_jax._precision import squared_magnitude
 from adagrad_jax._rows.distinct import (
+    ROW_NUMBERS,
     Carry,
     Distinct,
     Stage,
-    TheCarry,
     all_rows,
     find_distinct,
     fold,
+    result_of,
+    set_rows,
+    take_rows,
 )
-
-Tables = TypeVar("Tables")
 
 
 class _OpaqueType(type):
@@ -212,13 +211,7 @@ class RowSparse(metaclass=_OpaqueType):
         ``function``, hashable, may see any number of rows ``(k, ...)`` with their ids
         ``(k,)``, some of them out of range.
         """
-        grouped = self.grouped()
-        rows = jax.ShapeDtypeStruct((1, *self.shape[1:]), self.dtype)
-        ids = jax.ShapeDtypeStruct((1,), jnp.int32)
-        result = copy.copy(grouped)
-        result.dtype = jax.eval_shape(function, rows, ids, *operands).dtype
-        result._stages = (*grouped._stages, (function, operands))
-        return result
+        return self._put_off(function, ROW_NUMBERS, *operands)
 
     def fold(self, step: Callable[..., Carry], carry: Carry, *operands: Any) -> Carry:
         """``carry`` after ``step(carry, rows, ids, *operands)`` for all rows.
@@ -226,14 +219,8 @@ class RowSparse(metaclass=_OpaqueType):
         Each distinct row comes once, its entries summed, some rows at a time; ``step``,
         hashable, must ignore those whose ids are out of range.
         """
-        distinct = self._distinct or find_distinct(self._ids, self.shape[0])
-        stages = tuple(
-            (function, function.reading(carry, *arguments))
-            if isinstance(function, _MapRows)
-            else (function, arguments)
-            for function, arguments in self._stages
-        )
-        return fold(step, carry, self._entries, distinct, stages, operands)
+        distinct = self._find_distinct()
+        return fold(step, carry, self._entries, distinct, self._stages, operands)
 
     def summed(self) -> "RowSparse":
         """The same with each row once, in any order; see :meth:`coalesce`."""
@@ -242,8 +229,11 @@ class RowSparse(metaclass=_OpaqueType):
     def grouped(self) -> "RowSparse":
         """The same, with its distinct rows found once for all that will visit them."""
         result = copy.copy(self)
-        result._distinct = self._distinct or find_distinct(self._ids, self.shape[0])
+        result._distinct = self._find_distinct()
         return result
+
+    def _find_distinct(self) -> Distinct:
+        return self._distinct or find_distinct(self._ids, self.shape[0])
 
     def _materialized(self) -> "RowSparse":
         """The same, with nothing left to be done to its rows, nor to group them."""
@@ -255,12 +245,20 @@ class RowSparse(metaclass=_OpaqueType):
         return RowSparse(ids, jnp.where(named, rows, 0), self.shape)
 
     def _each_row(self, function: Callable[..., jax.Array], operand: Any) -> Any:
-        """``then``, but at once where nothing has to be put off."""
+        """Of a function that is linear: of each entry, where nothing is put off."""
         if self._distinct is not None:
-            return self.then(function, operand)
-        return RowSparse(
-            self._ids, function(self._entries, self._ids, operand), self.shape
-        )
+            return self._put_off(function, operand)
+        return RowSparse(self._ids, function(self._entries, operand), self.shape)
+
+    def _put_off(
+        self, function: Callable[..., jax.Array], *operands: Any
+    ) -> "RowSparse":
+        """With a function still to be applied to the sum of each row."""
+        result = self.grouped()
+        row = jax.ShapeDtypeStruct((1, *self.shape[1:]), self.dtype)
+        result.dtype = result_of(function, row, operands).dtype
+        result._stages = (*result._stages, (function, operands))
+        return result
 
     def _joined(self, other: "RowSparse") -> "RowSparse":
         if self.shape != other.shape:
@@ -283,7 +281,7 @@ class RowSparse(metaclass=_OpaqueType):
             )
         zero = jax.ShapeDtypeStruct((), self.dtype)
         dtype = jax.eval_shape(jnp.add, dense, zero).dtype
-        return self.fold(add_to_rows, dense.astype(dtype))
+        return self.fold(_add_to_rows, dense.astype(dtype))
 
 
 def from_bcoo_leaves(updates: Any) -> Any:
@@ -303,100 +301,8 @@ def from_bcoo_leaves(updates: Any) -> Any:
     )
 
 
-def add_to_rows(table: jax.Array, rows: jax.Array, ids: jax.Array) -> jax.Array:
-    """``table`` with ``rows`` added at ``ids``, in the table's dtype.
-
-    The addition is in the wider of both dtypes.
-    """
+def _add_to_rows(table: jax.Array, rows: jax.Array, ids: jax.Array) -> jax.Array:
     return set_rows(table, ids, take_rows(table, ids) + rows)
-
-
-def replace_rows(
-    gradient: RowSparse,
-    function: Callable[..., Tables],
-    tables: Tables,
-    *operands: Any,
-    beside: Any = None,
-) -> Tables:
-    """``tables`` with the rows that are in ``gradient`` replaced.
-
-    Args:
-      gradient: Its rows are visited once each, their entries summed.
-      function: A hashable ``(rows, rows_of_tables, *operands) -> rows_of_tables``.
-      tables: A tree of arrays that have the gradient's first axis.
-      *operands: More arrays for ``function``, whole.
-      beside: Tables that are read too: ``function`` gets their rows after its own.
-    """
-    read = () if beside is None else (beside,)
-    return gradient.fold(_ReplaceRows(function), tables, read, operands)
-
-
-def map_rows(
-    gradient: RowSparse, function: Callable[..., jax.Array], tables: Any, *operands: Any
-) -> RowSparse:
-    """``gradient`` with each row's sum mapped by what tables have in that row.
-
-    Args:
-      gradient: What to map, when its rows are visited.
-      function: A hashable ``(rows, rows_of_tables, *operands) -> rows``.
-      tables: A tree of arrays that have the gradient's first axis.
-      *operands: More arrays for ``function``, whole.
-    """
-    return gradient.then(_MapRows(function), tables, operands)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ReplaceRows:
-    function: Callable[..., Any]
-
-    def __call__(
-        self, tables: Any, rows: jax.Array, ids: jax.Array, read: Any, operands: Any
-    ) -> Any:
-        old, beside = jax.tree.map(lambda table: take_rows(table, ids), (tables, read))
-        new = self.function(rows, old, *beside, *operands)
-        return jax.tree.map(lambda table, rows: set_rows(table, ids, rows), tables, new)
-
-
-@dataclasses.dataclass(frozen=True)
-class _MapRows:
-    function: Callable[..., jax.Array]
-
-    def __call__(
-        self, rows: jax.Array, ids: jax.Array, tables: Any, operands: Any
-    ) -> jax.Array:
-        tables = jax.tree.map(lambda table: take_rows(table, ids), tables)
-        return self.function(rows, tables, *operands)
-
-    def reading(self, carry: Any, tables: Any, operands: Any) -> tuple[Any, Any]:
-        """The same operands, for a fold that changes one of the tables."""
-        tables = jax.tree.map(lambda x: TheCarry() if x is carry else x, tables)
-        return tables, operands
-
-
-def sum_of_squares(gradient: Any, dtype: DTypeLike) -> jax.Array:
-    """Of all of an array's numbers, or of all rows' sums, in ``dtype``."""
-    if not isinstance(gradient, RowSparse):
-        return jnp.sum(squared_magnitude(jnp.asarray(gradient), dtype))
-    return gradient.fold(_add_squares, jnp.zeros((), dtype), gradient.shape[0])
-
-
-def _add_squares(
-    total: jax.Array, rows: jax.Array, ids: jax.Array, num_rows: jax.Array
-) -> jax.Array:
-    named = jnp.expand_dims(ids < num_rows, range(1, rows.ndim))
-    return total + jnp.sum(squared_magnitude(rows, total.dtype), where=named, initial=0)
-
-
-def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Some of a table's rows; anything where ids are out of range."""
-    if not table.shape[0]:
-        return jnp.zeros((ids.size, *table.shape[1:]), table.dtype)
-    return table.at[ids].get(mode="clip")
-
-
-def set_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
-    """``table`` with other rows at distinct ``ids``; those out of range are dropped."""
-    return table.at[ids].set(rows.astype(table.dtype), mode="drop", unique_indices=True)
 
 
 def row_or_none(ids: jax.Array | np.ndarray, num_rows: int) -> jax.Array:
@@ -407,18 +313,15 @@ def row_or_none(ids: jax.Array | np.ndarray, num_rows: int) -> jax.Array:
     return jnp.where(within, ids.astype(jnp.int32), num_rows)
 
 
-def _multiply(rows: jax.Array, ids: jax.Array, factor: ArrayLike) -> jax.Array:
-    del ids
+def _multiply(rows: jax.Array, factor: ArrayLike) -> jax.Array:
     return rows * factor
 
 
-def _divide(rows: jax.Array, ids: jax.Array, divisor: ArrayLike) -> jax.Array:
-    del ids
+def _divide(rows: jax.Array, divisor: ArrayLike) -> jax.Array:
     return rows / divisor
 
 
-def _convert(rows: jax.Array, ids: jax.Array, like: jax.Array) -> jax.Array:
-    del ids
+def _convert(rows: jax.Array, like: jax.Array) -> jax.Array:
     return rows.astype(like.dtype)
 
 

@@ -5,9 +5,9 @@ coordinates, in a whole leaf, or after one exploding gradient. :func:`report` re
 optimizer's state and says where; print the result, or call its ``plot``.
 """
 
+from adagrad_jax.diagnostics._leaf import QUANTILES as QUANTILES
+from adagrad_jax.diagnostics._leaf import LeafReport as LeafReport
 from adagrad_jax.diagnostics._measure import report as report
-from adagrad_jax.diagnostics._report import QUANTILES as QUANTILES
-from adagrad_jax.diagnostics._report import LeafReport as LeafReport
 from adagrad_jax.diagnostics._report import Report as Report
 
 __all__ = ["QUANTILES", "LeafReport", "Report", "report"]

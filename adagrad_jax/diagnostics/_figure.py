@@ -3,35 +3,32 @@
 import importlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from adagrad_jax.diagnostics._table import fit, short
-
-if TYPE_CHECKING:
-    from adagrad_jax.diagnostics._report import LeafReport, Report
+from adagrad_jax.diagnostics._leaf import LeafReport
+from adagrad_jax.diagnostics._text import fit, short
 
 _RATES, _DEAD, _UNTOUCHED = "#0072B2", "#D55E00", "#E69F00"  # Okabe and Ito's
 
 
-def draw(report: "Report", max_leaves: int) -> Any:
-    """A figure of the worst leaves."""
+def draw(shown: Sequence[LeafReport], num_leaves: int, dead_below: float) -> Any:
+    """A figure of the leaves ``shown``, of so many."""
     try:
         new_figure = importlib.import_module("matplotlib.figure").Figure
     except ImportError as error:
         raise ImportError(
             "Report.plot needs matplotlib; install it: pip install matplotlib."
         ) from error
-    shown = report.worst(max_leaves)
     figure = new_figure(figsize=(11, 2.2 + 0.3 * len(shown)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 2))
     title = "Adagrad's effective learning rates"
-    if len(shown) < len(report.leaves):
-        title += f": the worst {len(shown)} of {len(report.leaves)} leaves"
+    if len(shown) < num_leaves:
+        title += f": the worst {len(shown)} of {num_leaves} leaves"
     figure.suptitle(title)
     _draw_rates(left, shown)
-    _draw_shares(right, shown, report.dead_below)
+    _draw_shares(right, shown, dead_below)
     left.set_yticks(range(len(shown)), [_label(leaf) for leaf in shown])
     for text, leaf in zip(left.get_yticklabels(), shown, strict=True):
         text.set_color(_DEAD if leaf.not_finite else "black")
@@ -43,7 +40,7 @@ def draw(report: "Report", max_leaves: int) -> Any:
     return figure
 
 
-def _draw_rates(axes: Any, leaves: Sequence["LeafReport"]) -> None:
+def _draw_rates(axes: Any, leaves: Sequence[LeafReport]) -> None:
     rates = np.array([leaf.rates for leaf in leaves]).reshape(-1, 5).T
     # An infinite rate (a and epsilon 0) has no place; 0 is at the left edge.
     lowest, low, median, high, highest = np.where(np.isinf(rates), np.nan, rates)
@@ -73,7 +70,7 @@ def _draw_rates(axes: Any, leaves: Sequence["LeafReport"]) -> None:
         axes.set_xscale("log")
 
 
-def _draw_shares(axes: Any, leaves: Sequence["LeafReport"], dead_below: float) -> None:
+def _draw_shares(axes: Any, leaves: Sequence[LeafReport], dead_below: float) -> None:
     y = np.arange(len(leaves))
     dead = [100 * leaf.dead for leaf in leaves]
     bars = {f"dead: below {dead_below:g} of the start": (y - 0.19, dead, _DEAD)}
@@ -90,6 +87,6 @@ def _draw_shares(axes: Any, leaves: Sequence["LeafReport"], dead_below: float) -
     axes.tick_params(axis="y", length=0)
 
 
-def _label(leaf: "LeafReport") -> str:
+def _label(leaf: LeafReport) -> str:
     label = f"{fit(leaf.path or '(one leaf)', 40)} ({short(leaf.size)})"
     return f"{label}, {short(leaf.not_finite)} NOT FINITE" if leaf.not_finite else label

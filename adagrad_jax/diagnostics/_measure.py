@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +17,20 @@ from adagrad_jax._checks import check_hyperparameter, check_hyperparameters
 from adagrad_jax._ftrl import FtrlState
 from adagrad_jax._precision import at_least_float32
 from adagrad_jax._regularized import AdagradDAState, ProximalAdagradState
-from adagrad_jax.diagnostics._report import QUANTILES, LeafReport, Report
+from adagrad_jax._states import (
+    ABSENT,
+    Kept,
+    Node,
+    Path,
+    injected,
+    kept_in,
+    nearest,
+    nodes,
+)
+from adagrad_jax.diagnostics._leaf import QUANTILES, LeafReport
+from adagrad_jax.diagnostics._report import Report
 
 Shape = tuple[int, ...]
-Path = tuple[Any, ...]
 
 
 def report(
@@ -121,7 +131,8 @@ def report(
     check_hyperparameter("dead_below", dead_below, positive=True)
     if dead_below > 1:
         raise ValueError(f"`dead_below` must be at most 1, got {dead_below!r}.")
-    found = list(_find(state, {}, None))
+    everything = list(nodes(state))
+    found = [node for node in everything if isinstance(node.value, _KINDS)]
     if not found:
         raise ValueError(
             "`state` must contain the state of adagrad_jax.scale_by_adagrad, got a "
@@ -138,19 +149,19 @@ def report(
         "epsilon": _per_leaf("epsilon", epsilon, params),
     }
     leaves: dict[int, LeafReport] = {}
-    for adagrad, hyperparams, count in found:
-        for path, param, kept in _pairs(params, adagrad.accumulator, ()):
-            index = order[path]
+    for adagrad in found:
+        hyperparams, count = _near(adagrad, everything)
+        for kept in kept_in(adagrad, params):
+            _check_fits(kept)
+            index = order[kept.path]
             if index in leaves:
                 raise ValueError(
                     "`state` must have one Adagrad for each parameter, but "
-                    f"{_at(path)} there are two; pass the part of it that has one."
+                    f"{_at(kept.path)} there are two; pass the part of it that has one."
                 )
             of_leaf = {name: values[index] for name, values in given.items()}
             rule = _rule(of_leaf, hyperparams, count, bool(epsilon_in_sqrt))
-            leaves[index] = _leaf_report(
-                path, jnp.shape(param), kept, rule, float(dead_below)
-            )
+            leaves[index] = _leaf_report(kept, rule, float(dead_below))
     result = Report(
         tuple(leaf for _, leaf in sorted(leaves.items())),
         float(dead_below),
@@ -165,54 +176,23 @@ def report(
 _KINDS = (ScaleByAdagradState, ProximalAdagradState, AdagradDAState, FtrlState)
 
 
-def _children(tree: Any) -> list[tuple[Path, Any]]:
-    """What a node holds, with keys; a leaf holds itself."""
-    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is not tree)
+def _near(node: Node, among: Sequence[Node]) -> tuple[dict[str, Any], Any]:
+    """The hyperparameters and the count that are nearest to an Adagrad state."""
+    hyperparams = injected(node.path, among)
+    if not isinstance(node.value, ScaleByAdagradState):  # the others have no epsilon
+        return {"epsilon": 0.0, **hyperparams}, node.value.count
+    schedules = [n for n in among if isinstance(n.value, optax.ScaleByScheduleState)]
+    counting = nearest(node.path, schedules)
+    return hyperparams, None if counting is None else counting.value.count
 
 
-def _find(
-    node: Any, hyperparams: Mapping[str, Any], count: Any
-) -> Iterator[tuple[Any, Mapping[str, Any], Any]]:
-    """Each Adagrad state with the hyperparameters and the count nearest to it."""
-    if isinstance(node, _KINDS):
-        if not isinstance(node, ScaleByAdagradState):  # the others have no epsilon
-            hyperparams, count = {"epsilon": 0.0, **hyperparams}, node.count
-        yield node, hyperparams, count
-        return
-    injected = getattr(node, "hyperparams", None)
-    if isinstance(injected, dict):
-        hyperparams = {**hyperparams, **injected}
-    # A chain's members are beside one another, so any count below counts until there
-    # is a nearer one.
-    below = jax.tree.leaves(
-        node, is_leaf=lambda x: isinstance(x, optax.ScaleByScheduleState)
-    )
-    counts = [x.count for x in below if isinstance(x, optax.ScaleByScheduleState)]
-    count = counts[0] if counts else count
-    for _, child in _children(node):
-        if child is not node:
-            yield from _find(child, hyperparams, count)
-
-
-def _pairs(params: Any, kept: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
-    """Each parameter with its path and what is kept of it, unless it is masked."""
-    # A mask may be a prefix of the parameters, and so a whole branch one MaskedNode.
-    if isinstance(kept, optax.MaskedNode):
-        return
-    children = _children(params)
-    if len(children) == 1 and children[0][1] is params:
-        yield path, params, kept
-        return
-    one_level = jax.tree.structure(params, is_leaf=lambda x: x is not params)
-    try:
-        parts = one_level.flatten_up_to(kept)
-    except (ValueError, TypeError) as error:
+def _check_fits(kept: Kept) -> None:
+    lacks = "`state` has nothing" if kept.value is ABSENT else "`params` has no leaf"
+    if kept.value is ABSENT or kept.param is ABSENT:
         raise ValueError(
-            f"`params` must be what `state` was made for, but {_at(path)} they differ: "
-            f"{error}"
-        ) from error
-    for (key, param), part in zip(children, parts, strict=True):
-        yield from _pairs(param, part, path + key)
+            f"`params` must be what `state` was made for, but {_at(kept.path)} they "
+            f"differ: {lacks} there."
+        )
 
 
 def _per_leaf(name: str, value: Any, params: optax.Params) -> list[Any]:
@@ -317,10 +297,9 @@ def _least(lines: list[np.ndarray]) -> np.ndarray:
     return functools.reduce(np.minimum, np.ix_(*lines))
 
 
-def _leaf_report(
-    path: Path, shape: Shape, kept: Any, rule: _Rule, dead_below: float
-) -> LeafReport:
-    kept = getattr(kept, "sum_of_squares", kept)  # of RoundedDiagonal
+def _leaf_report(found: Kept, rule: _Rule, dead_below: float) -> LeafReport:
+    path, shape = found.path, jnp.shape(found.param)
+    kept = getattr(found.value, "sum_of_squares", found.value)  # of RoundedDiagonal
     arrays = jax.tree.leaves(kept)
     if any(isinstance(x, Tracer) for x in arrays):
         raise TypeError(

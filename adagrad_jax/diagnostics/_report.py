@@ -1,73 +1,11 @@
-"""What a report says."""
+"""What is measured of all leaves; it knows how it is shown."""
 
 import dataclasses
-import math
 from typing import Any
 
 from adagrad_jax.diagnostics._figure import draw
+from adagrad_jax.diagnostics._leaf import LeafReport
 from adagrad_jax.diagnostics._table import format_table
-
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
-"""What part of a leaf's coordinates has at most the rate in ``LeafReport.rates``."""
-
-Shape = tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class LeafReport:
-    r"""What :func:`report` found in one leaf of the parameters.
-
-    Attributes:
-      path: Where the leaf is: ``"encoder/0/kernel"``; ``""`` if the tree is one leaf.
-      shape: The leaf's shape.
-      learning_rate: :math:`\eta`, or None if it was neither given nor found.
-      initial_accumulator_value: :math:`a_0`.
-      epsilon: :math:`\epsilon`.
-      rates: Effective learning rates at :data:`QUANTILES`, from the lowest to the
-        highest. Each is that of some coordinate (nothing is interpolated).
-      initial_rate: The effective learning rate with :math:`a_0` in :math:`a`'s place.
-      growth: The median of :math:`a / a_0`, or of :math:`a` if :math:`a_0 = 0`.
-      dead: The share of coordinates whose rate is less than ``dead_below`` times the
-        one at the start.
-      not_finite: How many coordinates have a NaN or infinite :math:`a`.
-      rows: How many rows a leaf of two axes or more has; None for others, and where
-        rows are not told apart.
-      untouched_rows: How many of them still have :math:`a = a_0` throughout: no
-        gradient yet, or none large enough to change the sum.
-      fell: By what share the median rate fell since the earlier report, if any.
-
-    Example:
-      >>> import adagrad_jax as aj, jax.numpy as jnp
-      >>> params = {"bias": jnp.zeros(3)}
-      >>> state = aj.adagrad(0.1).init(params)
-      >>> leaf = aj.diagnostics.report(state, params, learning_rate=0.1).leaves[0]
-      >>> leaf.path, leaf.size, leaf.growth
-      ('bias', 3, 1.0)
-    """
-
-    path: str
-    shape: Shape
-    learning_rate: float | None
-    initial_accumulator_value: float
-    epsilon: float
-    rates: tuple[float, ...]
-    initial_rate: float
-    growth: float
-    dead: float
-    not_finite: int
-    rows: int | None
-    untouched_rows: int | None
-    fell: float | None = None
-
-    @property
-    def size(self) -> int:
-        """How many coordinates the leaf has."""
-        return math.prod(self.shape)
-
-    @property
-    def median_rate(self) -> float:
-        """The effective learning rate that half of the coordinates have at most."""
-        return self.rates[QUANTILES.index(0.5)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +80,8 @@ class Report:
           growth: median of a / initial_accumulator_value
           dead: rate below 0.001 times that at the start
         """
-        return format_table(self, max_leaves)
+        shown = self.worst(max_leaves)
+        return format_table(shown, self.leaves, self.dead_below, self.epsilon_in_sqrt)
 
     def plot(self, max_leaves: int = 30) -> Any:
         """Draws the range of rates of each leaf, and what share of it is dead.
@@ -165,7 +104,7 @@ class Report:
           >>> figure.axes[0].get_xlabel()
           'effective rate, multiples of the learning rate (log scale)'
         """
-        return draw(self, max_leaves)
+        return draw(self.worst(max_leaves), len(self.leaves), self.dead_below)
 
 
 def _badness(leaf: LeafReport) -> tuple[bool, float, float]:

@@ -2,21 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from adagrad_jax.diagnostics._report import LeafReport, Report
+from adagrad_jax.diagnostics._leaf import LeafReport
+from adagrad_jax.diagnostics._text import fit, short
 
 _WIDTH = 100  # at most
 
 
-def format_table(report: "Report", max_leaves: int) -> str:
-    shown = report.worst(max_leaves)
-    hidden = len(report.leaves) - len(shown)
+def format_table(
+    shown: Sequence[LeafReport],
+    leaves: Sequence[LeafReport],
+    dead_below: float,
+    epsilon_in_sqrt: bool,
+) -> str:
+    """A line for each leaf ``shown``, and one for all leaves."""
+    hidden = len(leaves) - len(shown)
     rows = [_cells(leaf) for leaf in shown]
-    total = _total(report.leaves)
+    total = _total(leaves)
     # What no leaf has is no column.
-    every = [total, *(_cells(leaf) for leaf in report.leaves)]
+    every = [total, *(_cells(leaf) for leaf in leaves)]
     names = [name for name in total if any(cells[name] for cells in every)]
     widths = {
         name: max(len(cells[name]) for cells in [{name: name}, total, *rows]) + 2
@@ -24,7 +28,7 @@ def format_table(report: "Report", max_leaves: int) -> str:
     }
     space = max(16, _WIDTH - sum(widths.values()))
     labels = [fit(leaf.path or "(one leaf)", space) for leaf in shown]
-    last = f"{len(report.leaves)} {'leaf' if len(report.leaves) == 1 else 'leaves'}"
+    last = f"{len(leaves)} {'leaf' if len(leaves) == 1 else 'leaves'}"
     left = max(len(label) for label in [*labels, last, " " * 10])
 
     def line(label: str, cells: Mapping[str, str]) -> str:
@@ -34,7 +38,7 @@ def format_table(report: "Report", max_leaves: int) -> str:
     rule = "-" * (left + sum(widths.values()))
     return "\n".join(
         [
-            *_heading(report),
+            *_heading(leaves, epsilon_in_sqrt),
             "",
             line("leaf", {name: name for name in names}),
             rule,
@@ -43,12 +47,12 @@ def format_table(report: "Report", max_leaves: int) -> str:
             rule,
             line(last, total),
             "",
-            *_legend(report, names),
+            *_legend(leaves, names, dead_below),
         ]
     )
 
 
-def _cells(leaf: "LeafReport") -> dict[str, str]:
+def _cells(leaf: LeafReport) -> dict[str, str]:
     """What the table says of a leaf, under the names of its columns."""
     lowest, *_, highest = leaf.rates
     return {
@@ -64,7 +68,7 @@ def _cells(leaf: "LeafReport") -> dict[str, str]:
     }
 
 
-def _total(leaves: Sequence["LeafReport"]) -> dict[str, str]:
+def _total(leaves: Sequence[LeafReport]) -> dict[str, str]:
     """The last line: what can be said of all leaves together."""
     size = sum(leaf.size for leaf in leaves)
     rates = [rate for leaf in leaves for rate in leaf.rates if not math.isnan(rate)]
@@ -85,18 +89,18 @@ def _total(leaves: Sequence["LeafReport"]) -> dict[str, str]:
     }
 
 
-def _heading(report: "Report") -> list[str]:
-    root = "sqrt(a + epsilon)" if report.epsilon_in_sqrt else "(sqrt(a) + epsilon)"
+def _heading(leaves: Sequence[LeafReport], epsilon_in_sqrt: bool) -> list[str]:
+    root = "sqrt(a + epsilon)" if epsilon_in_sqrt else "(sqrt(a) + epsilon)"
     known = [
-        f"{name} {_range([getattr(leaf, name) for leaf in report.leaves])}"
+        f"{name} {_range([getattr(leaf, name) for leaf in leaves])}"
         for name in ("learning_rate", "initial_accumulator_value", "epsilon")
-        if any(getattr(leaf, name) is not None for leaf in report.leaves)
+        if any(getattr(leaf, name) is not None for leaf in leaves)
     ]
     lines = [
         f"Effective learning rates: learning_rate / {root}",
         ", ".join(known),
     ]
-    if any(leaf.learning_rate is None for leaf in report.leaves):
+    if any(leaf.learning_rate is None for leaf in leaves):
         lines.append("learning_rate is not known: rates are multiples of it")
     return lines
 
@@ -107,13 +111,15 @@ def _range(values: Sequence[float | None]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _legend(report: "Report", names: Sequence[str]) -> list[str]:
+def _legend(
+    leaves: Sequence[LeafReport], names: Sequence[str], dead_below: float
+) -> list[str]:
     start = "initial_accumulator_value"
-    zero = any(leaf.initial_accumulator_value == 0 for leaf in report.leaves)
+    zero = any(leaf.initial_accumulator_value == 0 for leaf in leaves)
     explained = {
         "growth": f"median of a / {start}"
         + (" (of a where that is 0)" if zero else ""),
-        "dead": f"rate below {report.dead_below:g} times that at the start"
+        "dead": f"rate below {dead_below:g} times that at the start"
         + (" (at a = 1 where that is 0)" if zero else ""),
         "untouched": f"rows still at {start}",
         "not finite": "coordinates where a is NaN or infinite",
@@ -126,27 +132,6 @@ def _left_out(hidden: int) -> str:
     if hidden == 1:
         return "and 1 leaf that is no worse"
     return f"and {hidden} leaves that are no worse"
-
-
-def fit(path: str, width: int) -> str:
-    """Shortens all parts of a path but the last, each in its middle.
-
-    What tells leaves apart are the numbers at the ends of parts, and the last part.
-    """
-    *parents, name = path.split("/")
-    for limit in range(len(path), 3, -1):
-        shorter = "/".join([*(_cut(part, limit) for part in parents), name])
-        if len(shorter) <= width:
-            return shorter
-    return _cut(path, width)
-
-
-def _cut(text: str, width: int) -> str:
-    """``text`` without its middle, if it is too long."""
-    if len(text) <= width:
-        return text
-    left = (width - 1) // 2
-    return f"{text[:left]}\u2026{text[left + 1 - width :]}"
 
 
 def _rate(rate: float, size: int) -> str:
@@ -165,12 +150,3 @@ def _percent(share: float) -> str:
     if 0.9995 <= share < 1:
         return ">99.9%"
     return f"{100 * share:.0f}%" if share in (0, 1) else f"{100 * share:.1f}%"
-
-
-def short(number: float) -> str:
-    """Three digits and a power of 1000: 64M."""
-    for unit in ("", "k", "M", "G", "T"):
-        if not abs(number) >= 999.5:  # also for NaN
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number * 1e12 * 1000:.1e}"

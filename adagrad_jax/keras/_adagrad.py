@@ -7,11 +7,11 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.protocol import Diagonal
+from adagrad_jax._accumulators.diagonal import Diagonal
 from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._around_update import is_set
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
-from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._rows.visit import map_entries
 from adagrad_jax.keras._hyperparameters import LearningRate, serialized
 from adagrad_jax.keras._optimizer import Optimizer
 
@@ -95,9 +95,9 @@ class Adagrad(Optimizer):
         # Gradients are clipped as they come, of a loss that has been scaled.
         factor = self._options.loss_scale_factor or 1.0
         self._clips = [c(b * factor) for c, b in clips.items() if b is not None]
-        self._clip_numbers = jax.jit(
-            lambda numbers: optax.chain(*self._clips).update(
-                numbers, (optax.EmptyState(),) * len(self._clips)
+        self._clip_entries = jax.jit(
+            lambda entries: optax.chain(*self._clips).update(
+                entries, (optax.EmptyState(),) * len(self._clips)
             )[0]
         )
 
@@ -149,20 +149,8 @@ class Adagrad(Optimizer):
     def _clip(self, gradients: list[Any]) -> list[Any]:
         if not self._clips:
             return gradients
-        numbers = self._clip_numbers(jax.tree.map(_numbers, gradients))
-        return jax.tree.map(_with_numbers, gradients, numbers)
+        return map_entries(self._clip_entries, gradients)
 
 
 def _or_default(epsilon: ArrayLike | None) -> ArrayLike:
     return epsilon if is_set(epsilon) else 1e-7
-
-
-def _numbers(gradient: Any) -> Any:
-    """All numbers in it; of a row-sparse one those of repeated rows too."""
-    return gradient.values if isinstance(gradient, RowSparse) else gradient
-
-
-def _with_numbers(gradient: Any, numbers: Any) -> Any:
-    if isinstance(gradient, RowSparse):
-        return RowSparse(gradient.ids, numbers, gradient.shape)
-    return numbers

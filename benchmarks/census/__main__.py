@@ -27,23 +27,15 @@ Four steps, of which only two look at the test rows, and only to report:
 Run ``python -m benchmarks.census``; ``--quick`` for a smoke test on few rows.
 """
 
-import argparse
 import itertools
-import json
-import os
-import platform
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
-import adagrad_jax as aj
+from benchmarks import command, machine, report
 from benchmarks.census import model
 from benchmarks.census.data import Census, Rows, load_census
 from benchmarks.census.model import (
@@ -56,7 +48,7 @@ from benchmarks.census.model import (
     cross_ids,
     shuffled_batches,
 )
-from benchmarks.census.report import plot, summary
+from benchmarks.census.report import plot, summary, tables
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 FINAL_PASSES = 8  # of 4, 6, 8 and 10; chosen on held-out training rows
@@ -67,16 +59,7 @@ TURNS, STEPS = 10, 6
 
 
 def progress_bar(steps: int) -> tqdm:
-    """Counts rows; in a log file it writes a line now and then, not ten a second."""
-    seconds = 0.1 if sys.stderr.isatty() else 15.0
-    return tqdm(
-        total=steps * BATCH,
-        unit=" rows",
-        unit_scale=True,
-        mininterval=seconds,
-        # Short enough for 80 columns: a longer line loses its end, which is the loss.
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining}, {rate_fmt}{postfix}",
-    )
+    return command.progress_bar(steps * BATCH, " rows")
 
 
 def choose_rates(
@@ -87,7 +70,7 @@ def choose_rates(
     runs = [
         (name, rate)
         for name in trainers
-        for rate in CONTENDERS[name].rates[:: 2 if quick else 1]
+        for rate in (CONTENDERS[name].rates[1::2] if quick else CONTENDERS[name].rates)
     ]
     scores: dict[str, dict[float, Scores]] = {name: {} for name in trainers}
     with progress_bar(len(runs) * len(batches)) as bar:
@@ -131,17 +114,29 @@ def final_model(
         return state, time.perf_counter() - start
 
 
-def time_steps(census: Census, seed: int, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """What a step reads and what it costs, by rows of the cross table."""
+def time_steps(
+    trainers: dict[str, Trainer], census: Census, seed: int, quick: bool
+) -> dict[str, Any]:
+    """What a step reads and what it costs, by rows of the cross table.
+
+    The trainers have compiled it for ``CROSS_ROWS``.
+    """
+    sizes, num_turns = ((CROSS_ROWS,), 2) if quick else (SIZES, TURNS)
     rng = np.random.default_rng([seed, 2])
-    numbers = rng.integers(len(census.train.labels), size=(TURNS, STEPS, BATCH))
+    numbers = rng.integers(len(census.train.labels), size=(num_turns, STEPS, BATCH))
     turns = [[census.train.take(batch) for batch in turn] for turn in numbers]
-    trainer = Trainer("aj.adagrad", census, seed)
+    trainer = trainers["aj.adagrad"]
     costs = {}
     with progress_bar(len(sizes) * numbers.size // BATCH) as bar:
         for cross_rows in sizes:
             bar.set_description(f"4/4 steps: {cross_rows:,} crosses", refresh=False)
-            costs[str(cross_rows)] = time_turns(census, seed, cross_rows, turns, bar)
+            both = {
+                name: trainers[name]
+                if cross_rows == CROSS_ROWS
+                else Trainer(name, census, seed, cross_rows)
+                for name in ("aj.adagrad", "optax.adagrad")
+            }
+            costs[str(cross_rows)] = time_turns(both, turns, bar)
     return {
         "rows_read": np.mean([rows_read(trainer, batch) for batch in turns[0]]),
         "table_rows": CROSS_ROWS + census.num_ids,
@@ -150,13 +145,12 @@ def time_steps(census: Census, seed: int, sizes: tuple[int, ...]) -> dict[str, A
 
 
 def time_turns(
-    census: Census, seed: int, cross_rows: int, turns: list[list[Rows]], bar: tqdm
+    trainers: dict[str, Trainer], turns: list[list[Rows]], bar: tqdm
 ) -> dict[str, dict[str, float]]:
     """Median time and temporary memory of one step of each Adagrad."""
     rate = np.float32(0.01)
     states, steps = {}, {}
-    for name in ("aj.adagrad", "optax.adagrad"):
-        trainer = Trainer(name, census, seed, cross_rows)
+    for name, trainer in trainers.items():
         states[name] = trainer.init()
         steps[name] = trainer.step.lower(states[name], turns[0][0], rate).compile()
     seconds = {name: [] for name in steps}
@@ -185,6 +179,7 @@ def rows_read(trainer: Trainer, batch: Rows) -> int:
 def run_demo(seed: int, quick: bool) -> dict[str, Any]:
     """All four steps; returns everything that was chosen and measured."""
     clock = [time.perf_counter()]
+    note = machine.describe()
     census = load_census(seed, quick)
     trainers = {name: Trainer(name, census, seed) for name in CONTENDERS}
     scores = choose_rates(trainers, census, seed, quick)
@@ -199,11 +194,11 @@ def run_demo(seed: int, quick: bool) -> dict[str, Any]:
     trainer, rate = trainers["aj.adagrad"], rates["aj.adagrad"]
     state, seconds = final_model(trainer, rate, census.train, passes, seed)
     final = trainer.evaluate(state, census.test)
-    steps = time_steps(census, seed, (CROSS_ROWS,) if quick else SIZES)
+    steps = time_steps(trainers, census, seed, quick)
     clock.append(time.perf_counter())
     return {
         "settings": {"seed": seed, "quick": quick, **describe_model(census)},
-        "machine": describe_machine(),
+        **note,
         "validation": scores,
         "rates": rates,
         "fractions": FRACTIONS,
@@ -243,33 +238,14 @@ def describe_model(census: Census) -> dict[str, Any]:
     }
 
 
-def describe_machine() -> dict[str, Any]:
-    return {
-        "cores": os.cpu_count(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "backend": jax.default_backend(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "adagrad_jax": aj.__version__,
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.census")
-    parser.add_argument("--quick", action="store_true", help="smoke test on few rows")
-    parser.add_argument("--out", type=Path, help="folder for census.json, census.png")
+    parser = command.parser("census", __doc__)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    # A smoke test must not overwrite real results.
-    scratch = Path(tempfile.gettempdir()) / "adagrad_jax_demo"
-    out = args.out or (scratch if args.quick else Path(__file__).parents[1] / "results")
-    out.mkdir(parents=True, exist_ok=True)
+    args = command.parse(parser)
     results = run_demo(args.seed, args.quick)
-    (out / "census.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot(results).savefig(out / "census.png", dpi=120)
     print(summary(results))
-    print(f"Wrote census.json and census.png to {os.path.relpath(out)}")
+    stem = command.results_folder(args) / "census"
+    report.write(stem, results, tables(results), plot(results))
 
 
 if __name__ == "__main__":

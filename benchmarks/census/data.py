@@ -42,11 +42,8 @@ def load_census(seed: int, quick: bool = False) -> Census:
     test_rows = np.arange(len(data["test_label"]))
     num_validation = VALIDATION_ROWS
     if quick:
-        train_rows, test_rows, num_validation = (
-            train_rows[:6000],
-            test_rows[:5000],
-            2000,
-        )
+        train_rows, test_rows = train_rows[:4000], test_rows[:5000]
+        num_validation = 1500
     held_out, learning = np.split(train_rows, [num_validation])
 
     # Nothing but the learning rows may decide where to cut the numbers.

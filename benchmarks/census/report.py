@@ -1,8 +1,10 @@
-"""What the census demo measured, as text for the terminal and as a plot."""
+"""What the census demo measured, as text for the terminal, as tables and as a plot."""
 
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from benchmarks import report
 
 # Test accuracies on this data in TabNet's paper (Arik and Pfister, AAAI 2021).
 PUBLISHED = {"TabNet": 0.955, "XGBoost": 0.958}
@@ -22,9 +24,9 @@ def summary(results: dict[str, Any]) -> str:
     final, seconds = results["final"], results["seconds"]
     published = ", ".join(f"{name} {value:.1%}" for name, value in PUBLISHED.items())
     return f"""
-{table(results, "error", "Test error in %, after")}
+{report.text(scores(results, "error"))}
 
-{table(results, "auc", "Test AUC in %, after")}
+{report.text(scores(results, "auc"))}
 
 Of all rates tried, each had the lowest loss on held-out training rows. The two
 Adagrads differ only in epsilon's place: their curves are almost the same.
@@ -41,32 +43,41 @@ Whole demo       {seconds["total"]:.0f} s
 """
 
 
-def table(results: dict[str, Any], score: str, title: str) -> str:
-    """``score`` in percent: a row for each optimizer, a column for each part."""
-    columns = "".join(f"{part:>8.0%}" for part in results["fractions"])
-    lines = [f"{title:<22}{'rate':>8}{columns}"]
-    lines.append("-" * len(lines[0]))
-    for name, curve in results["curves"].items():
-        cells = "".join(f"{100 * point[score]:8.2f}" for point in curve)
-        lines.append(f"{name:<22}{results['rates'][name]:>8g}{cells}")
-    return "\n".join(lines)
+def tables(results: dict[str, Any]) -> str:
+    """All of them in Markdown."""
+    found = [scores(results, "error"), scores(results, "auc"), costs(results)]
+    return "\n".join(report.markdown(table) for table in found)
+
+
+def scores(results: dict[str, Any], score: str) -> report.Table:
+    """In percent: a row for each optimizer, a column for each part of the pass."""
+    title = {"error": "Test error in %, after", "auc": "Test AUC in %, after"}[score]
+    parts = [f"{part:.0%}" for part in results["fractions"]]
+    rows = [
+        [name, f"{results['rates'][name]:g}", *(f"{100 * x[score]:.2f}" for x in curve)]
+        for name, curve in results["curves"].items()
+    ]
+    return [[title, "rate", *parts], *rows]
+
+
+def costs(results: dict[str, Any]) -> report.Table:
+    """Of a step of both Adagrads: milliseconds and, in brackets, temporary MiB."""
+    by_size = results["steps"]["costs"]
+    rows = [
+        [f"{name}, {kind}"]
+        + [
+            f"{cost[name]['milliseconds']:.1f}"
+            f" ({cost[name]['temporary_bytes'] / 2**20:.0f})"
+            for cost in by_size.values()
+        ]
+        for name, kind in GRADIENTS.items()
+    ]
+    return [["Rows of the cross table", *(f"{int(size):,}" for size in by_size)], *rows]
 
 
 def savings(results: dict[str, Any]) -> str:
     """What a step needs of the tables, and what it costs if it gets all of them."""
     steps, trained = results["steps"], str(results["settings"]["cross_rows"])
-    sizes = "".join(f"{int(size):>16,}" for size in steps["costs"])
-    lines = [f"{'Cross table rows:':<28}{sizes}"]
-    lines.append("-" * len(lines[0]))
-    for name, kind in GRADIENTS.items():
-        costs = [of_size[name] for of_size in steps["costs"].values()]
-        cells = [
-            f"{cost['milliseconds']:.1f} ({cost['temporary_bytes'] / 2**20:.0f})"
-            for cost in costs
-        ]
-        label = f"{name}, {kind}"
-        lines.append(f"{label:<28}" + "".join(f"{cell:>16}" for cell in cells))
-    table = "\n".join(lines)
     sparse, dense = (steps["costs"][trained][name] for name in GRADIENTS)
     times = dense["milliseconds"] / sparse["milliseconds"]
     read, rows = f"{steps['rows_read']:,.0f}", f"{steps['table_rows']:,}"
@@ -74,7 +85,7 @@ def savings(results: dict[str, Any]) -> str:
 rows of both tables. With dense gradients it goes through all of them and takes
 {times:.1f} times as long. Milliseconds (and temporary MiB) of a step:
 
-{table}"""
+{report.text(costs(results))}"""
 
 
 def plot(results: dict[str, Any]) -> Figure:
@@ -92,23 +103,18 @@ def plot(results: dict[str, Any]) -> Figure:
         axes.set_xlabel("part of one pass over the training rows, %")
         ticks = results["fractions"]
         axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
-        tidy(axes)
+        report.tidy(axes, grid=True)
     all_axes[1].legend(loc="lower right", frameon=False)
     mark_final_errors(all_axes[0], results["final"])
     plot_steps(last_axes, results["steps"]["costs"])
     return figure
 
 
-def tidy(axes: Any) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def plot_steps(axes: Any, costs: dict[str, Any]) -> None:
+def plot_steps(axes: Any, by_size: dict[str, Any]) -> None:
     """Milliseconds of a step against the size of the cross table, dense ones above."""
-    sizes = [int(size) for size in costs]
+    sizes = [int(size) for size in by_size]
     for name, kind in GRADIENTS.items():
-        times = [of_size[name]["milliseconds"] for of_size in costs.values()]
+        times = [of_size[name]["milliseconds"] for of_size in by_size.values()]
         style = STYLES[name] | {"linewidth": 2, "marker": "o", "markersize": 7}
         axes.plot(sizes, times, label=f"{name}, {kind} gradients", **style)
         place = {"row-sparse": (0, -17), "dense": (-13, 7)}[kind]
@@ -128,7 +134,7 @@ def plot_steps(axes: Any, costs: dict[str, Any]) -> None:
     axes.minorticks_off()
     axes.margins(0.12, 0.25)
     axes.legend(loc="upper left", frameon=False)
-    tidy(axes)
+    report.tidy(axes, grid=True)
 
 
 def mark_final_errors(axes: Any, final: dict[str, Any]) -> None:

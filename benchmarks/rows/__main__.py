@@ -20,19 +20,16 @@ tiny tables.
 import argparse
 import dataclasses
 import itertools
-import json
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import command, report
+from benchmarks.machine import Machine
 from benchmarks.rows.contenders import (
     CONTENDERS,
     OURS,
@@ -41,10 +38,11 @@ from benchmarks.rows.contenders import (
     WEIGHT,
     Contender,
 )
+from benchmarks.rows.report import plot, table, targets
 from benchmarks.side_by_side import Team, measure, median_ratio
+from benchmarks.workloads import draw_ids
 
 BATCHES = 8
-EXPONENT = 1.2
 SLOW = 2**28  # elements of a table; a dense step over more takes a second or so
 Times = dict[str, list[float]]
 
@@ -66,7 +64,6 @@ class Plan:
       more_rows: Of the table that is to take hardly longer than that.
       few: Ids in a batch, of which the targets speak.
       many: The same.
-      rounds: How often everyone has a turn.
     """
 
     cases: list[Case]
@@ -74,7 +71,6 @@ class Plan:
     more_rows: int = 10**7
     few: int = 8192
     many: int = 65536
-    rounds: int = 15
 
 
 def grid(*axes: tuple) -> list[Case]:
@@ -85,16 +81,15 @@ BOTH = ("Zipf", "uniform")
 PLANS = {
     "all": Plan(grid((10**5, 10**6, 10**7), (16, 64, 128), (1024, 8192, 65536), BOTH)),
     "target": Plan(grid((10**6,), (64,), (8192, 65536), BOTH)),
-    "quick": Plan(grid((500, 4000), (4,), (64,), BOTH[:1]), (500, 4), 4000, 64, 64, 1),
+    "quick": Plan(grid((500, 4000), (4,), (64,), BOTH[:1]), (500, 4), 4000, 64, 64),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How to measure: the Python for each peer, the environment, and so on."""
+    """How to measure: by whose Pythons, on what, and so on."""
 
-    pythons: dict[str, str]
-    env: dict[str, str]
+    machine: Machine
     device: str
     memory: float  # bytes
     rounds: int
@@ -106,20 +101,9 @@ class Setting:
 def write_data(case: Case, path: pathlib.Path) -> None:
     """The same batches for everyone, however each framework draws random numbers."""
     rng = np.random.default_rng(0)
-    shape = BATCHES, case.n
-    if case.ids == "uniform":
-        ids = rng.integers(0, case.rows, shape)
-    else:
-        ids = zipf(rng, case.rows, shape)
+    ids = draw_ids(rng, case.ids, case.rows, (BATCHES, case.n))
     target = rng.standard_normal((case.n, case.dim), np.float32)
     np.savez(path, num_rows=case.rows, ids=ids.astype(np.int32), target=target)
-
-
-def zipf(rng: np.random.Generator, rows: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Rank r has a probability proportional to r^-1.2; ranks are shuffled over rows."""
-    total = np.cumsum(np.arange(1, rows + 1) ** -EXPONENT)
-    rank = np.searchsorted(total, total[-1] * rng.random(shape))
-    return rng.permutation(rows)[np.minimum(rank, rows - 1)]
 
 
 def grouped(
@@ -177,11 +161,11 @@ def team(
     contender: Contender, data: pathlib.Path, setting: Setting, label: str = ""
 ) -> Team:
     name = label or contender.name
-    python = setting.pythons[contender.peer]
+    python = setting.machine.pythons[contender.peer]
     command = [python, "-m", "benchmarks.rows.contenders", contender.name]
     command += [str(data), str(data.parent / f"{name}.npy")]
     command += ["--gpu"] if setting.device == "gpu" else []
-    return Team((name,), command, setting.env)
+    return Team((name,), command, setting.machine.env)
 
 
 def check_agreement(
@@ -252,55 +236,11 @@ def measure_growth(plan: Plan, ids: str, setting: Setting) -> float | None:
 
 
 def measure_compiling(plan: Plan, setting: Setting) -> dict[str, Any]:
-    return ask(
-        setting.pythons["jax"],
+    return setting.machine.ask(
+        "jax",
         "from benchmarks.rows.contenders import compile_seconds\n"
         f"answer = compile_seconds(*{plan.table}, {plan.few}, {setting.rounds})",
-        setting.env,
     )
-
-
-def ask(python: str, code: str, env: dict[str, str]) -> Any:
-    """What some code, run elsewhere, calls ``answer``."""
-    code += "\nimport json\nprint(json.dumps(answer))"
-    done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def find_contenders(setting: Setting) -> tuple[list[Contender], dict]:
-    """Those that can run, and each Python's versions of what they run on."""
-    found, versions = [], {peer: {} for peer in setting.pythons}
-    for contender in CONTENDERS:
-        if setting.device not in contender.devices:
-            continue
-        peer, modules = contender.peer, ", ".join(contender.modules)
-        if peer not in versions:
-            print(f"{contender.name}: not available (no --{peer})")
-            continue
-        code = f"import {modules}\nanswer = {{m.__name__: m.__version__ for m in "
-        code += f"({modules},)}}"
-        try:
-            if not set(contender.modules) <= set(versions[peer]):
-                versions[peer] |= ask(setting.pythons[peer], code, setting.env)
-            found.append(contender)
-        except (OSError, RuntimeError) as error:
-            print(f"{contender.name}: not available ({error})")
-    return found, versions
-
-
-def describe_machine(env: dict[str, str], device: str) -> dict[str, Any]:
-    """Asked in a process of its own, since whoever asks takes a GPU's memory."""
-    code = "import jax\nanswer = jax.default_backend(), jax.devices()[0].device_kind"
-    backend, kind = ask(sys.executable, code, env)
-    if backend != device:
-        raise SystemExit(f"JAX runs on {backend}, not on {device}.")
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(": ")[-1] for line in lines if line.startswith("model name")]
-    cpu = (names or [platform.machine()])[0]
-    return {"device": kind, "cpu": cpu, "cores": os.cpu_count()}
 
 
 # --- The command ----------------------------------------------------------------------
@@ -316,17 +256,15 @@ def environment(keep_memory: bool, device: str) -> dict[str, str]:
     glibc gives freed blocks above 32 MiB back to the system at once, and the next step
     pays a page fault for each of their pages; not so with ``keep_memory``.
     """
-    ours = {
-        "KERAS_BACKEND": "jax",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
+    more = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders share a GPU's memory
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # compiling is timed, too
     }
     if device == "cpu":
-        ours |= {"JAX_PLATFORMS": "cpu"}
+        more |= {"JAX_PLATFORMS": "cpu"}
     if keep_memory:
-        ours |= {"GLIBC_TUNABLES": KEEP_MEMORY}
-    return os.environ | ours
+        more |= {"GLIBC_TUNABLES": KEEP_MEMORY}
+    return command.environment(**more)
 
 
 def run(
@@ -349,14 +287,15 @@ def run(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for peer, what in {
-        "torch": "PyTorch, and FBGEMM if it has that",
-        "tensorflow": "TensorFlow and tf_keras",
-        "keras": "Keras 3 and JAX",
-    }.items():
-        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"a Python with {what}")
-    parser.add_argument("--rounds", type=int, help="turns of each contender in a case")
+    parser = command.parser(
+        "rows",
+        __doc__,
+        rounds=15,
+        torch="PyTorch, and FBGEMM if it has that",
+        tensorflow="TensorFlow and tf_keras",
+        keras="Keras 3 and JAX",
+    )
+    parser.add_argument("--only-target", action="store_true", help="what is promised")
     parser.add_argument("--width", type=int, nargs="+", help="only such tables")
     parser.add_argument("--memory", type=float, default=16, help="GiB for tables")
     parser.add_argument(
@@ -367,46 +306,49 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="keep glibc from giving freed memory back to the system in each step",
     )
-    parser.add_argument("--out", type=pathlib.Path)
-    which = parser.add_mutually_exclusive_group()
-    for option, plan in {"--quick": "quick", "--only-target": "target"}.items():
-        which.add_argument(option, dest="plan", action="store_const", const=plan)
-    parser.set_defaults(plan="all")
-    return parser.parse_args()
+    args = command.parse(parser)
+    if args.quick and args.only_target:
+        parser.error("argument --only-target: not allowed with argument --quick")
+    return args
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    name = "quick" if args.quick else "target" if args.only_target else "all"
+    plan = PLANS[name]
+    cases = [case for case in plan.cases if case.dim in (args.width or [case.dim])]
+    return dataclasses.replace(plan, cases=cases)
 
 
 def main() -> None:
-    from benchmarks.rows import report as rows_report
-
     args = parse_arguments()
-    plan = PLANS[args.plan]
-    cases = [case for case in plan.cases if case.dim in (args.width or [case.dim])]
-    plan = dataclasses.replace(plan, cases=cases)
-    env = environment(args.keep_memory, args.device)
-    peers = {peer: getattr(args, peer) for peer in ("torch", "tensorflow", "keras")}
-    pythons = {"jax": sys.executable} | {k: v for k, v in peers.items() if v}
-    rounds = args.rounds or plan.rounds
-    setting = Setting(pythons, env, args.device, args.memory * 2**30, rounds)
-    load = os.getloadavg()[0]
+    plan = make_plan(args)
+    machine = Machine(args.pythons, environment(args.keep_memory, args.device))
+    backend, load = (machine.note["machine"][key] for key in ("backend", "load"))
+    if backend != args.device:
+        raise SystemExit(f"JAX runs on {backend}, not on {args.device}.")
     if load > 0.5:
         print(f"This machine is busy (load {load:.1f}), from which torch suffers most.")
-    header = {"machine": describe_machine(env, args.device) | {"load": load}}
-    contenders, versions = find_contenders(setting)
-    header |= {"versions": versions, "rounds": rounds}
-    header |= {"GLIBC_TUNABLES": env.get("GLIBC_TUNABLES", "")}
-
-    default = tempfile.mkdtemp() if args.plan == "quick" else "benchmarks/results"
-    stem = "rows.target" if args.plan == "target" else "rows"
-    path = (args.out or pathlib.Path(default)) / f"{stem}.{args.device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    setting = Setting(machine, args.device, args.memory * 2**30, args.rounds)
+    contenders = [
+        contender
+        for contender in CONTENDERS
+        if args.device in contender.devices
+        and machine.can_run(contender.name, contender.peer, contender.modules)
+    ]
+    header = {**machine.note, "rounds": args.rounds}
+    header |= {"GLIBC_TUNABLES": machine.env.get("GLIBC_TUNABLES", "")}
+    stem = "rows.target" if args.only_target else "rows"
+    path = command.results_folder(args) / f"{stem}.{args.device}"
 
     def save(results: dict[str, Any]) -> None:
-        path.write_text(json.dumps(header | results, indent=2) + "\n")
+        report.write_json(path, header | results)
 
     results = run(plan, contenders, setting, save)
-    results["targets"] = rows_report.targets(results, plan)
-    save(results)
-    rows_report.write(results, path)
+    results["targets"] = targets(results, plan)
+    print(report.text(report.verdicts(results["targets"])))
+    cases = results["cases"]
+    figure = plot(cases) if len({case["rows"] for case in cases}) > 1 else None
+    report.write(path, header | results, report.markdown(table(cases)), figure)
 
 
 if __name__ == "__main__":

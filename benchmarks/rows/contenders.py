@@ -129,14 +129,14 @@ def unique_batches(data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def use_the_form_for_cpus() -> None:
     """Hash ids and visit rows in blocks, whatever this process runs on."""
-    from adagrad_jax import _distinct_rows
+    from adagrad_jax._rows import distinct
 
     def platform_dependent(*operands: Any, cpu: Callable, default: Callable) -> Any:
         del default
         return cpu(*operands)
 
-    changed = vars(_distinct_rows.lax) | {"platform_dependent": platform_dependent}
-    _distinct_rows.lax = types.SimpleNamespace(**changed)
+    changed = vars(distinct.lax) | {"platform_dependent": platform_dependent}
+    distinct.lax = types.SimpleNamespace(**changed)
 
 
 def keras_model(name: str, data: Data) -> Model:

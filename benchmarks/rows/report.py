@@ -1,8 +1,8 @@
 """What `benchmarks.rows` found: as targets met or missed, as a table, as a plot."""
 
-import pathlib
 from typing import Any
 
+from benchmarks import report
 from benchmarks.rows.contenders import CONTENDERS, OURS, UNIQUE
 
 STYLES = {  # color, line
@@ -43,39 +43,26 @@ def targets(results: dict[str, Any], plan: Any) -> list[dict[str, Any]]:
     rows = f"{plan.more_rows:,} rows / {plan.table[0]:,} rows, {few:,} ids"
     found += [(f"{rows}, {ids}", x, 1.3) for ids, x in results["growth"].items()]
     found += [("compiling / optax.adagrad's", results["compiling"]["ratio"], 2.0)]
-    keys = "what", "ratio", "wanted"
-    return [dict(zip(keys, x, strict=True)) for x in found if x[1] is not None]
-
-
-def write(results: dict[str, Any], path: pathlib.Path) -> None:
-    """Prints the targets; a table and a plot go where the JSON went."""
-    for target in results["targets"]:
-        verdict = "met" if target["ratio"] <= target["wanted"] else "MISSED"
-        numbers = f"{target['ratio']:6.3f} (wanted: {target['wanted']:g})"
-        print(f"{target['what']:58} {numbers:24} {verdict}")
-    path.with_suffix(".md").write_text(table(results["cases"]))
-    if len({case["rows"] for case in results["cases"]}) > 1:
-        plot(results["cases"], path.with_suffix(".png"))
+    return [report.target(*each) for each in found if each[1] is not None]
 
 
 # --- The table ------------------------------------------------------------------------
 
 
-def table(cases: list[dict[str, Any]]) -> str:
+def table(cases: list[dict[str, Any]]) -> report.Table:
     """A row for each case: milliseconds, and in brackets our time by theirs."""
     names = names_in(cases)
-    lines = [["rows", "width", "ids", "drawn", *names], ["---"] * (len(names) + 4)]
+    lines = [["rows", "width", "ids", "drawn", *names]]
     for case in cases:
         sizes = [f"{case[key]:,}" for key in ("rows", "dim", "n")]
         lines += [[*sizes, case["ids"], *(cell(case, name) for name in names)]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return lines
 
 
 def cell(case: dict[str, Any], name: str) -> str:
     if name not in case["milliseconds"]:
         return ""
-    number = case["milliseconds"][name]
-    milliseconds = f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    milliseconds = report.milliseconds(case["milliseconds"][name])
     ratio = case["ratio"].get(OURS, {}).get(name)
     star = "*" if name in case["not side by side"] else ""
     if name == OURS or ratio is None:
@@ -91,22 +78,19 @@ def names_in(cases: list[dict[str, Any]]) -> list[str]:
 # --- The plot -------------------------------------------------------------------------
 
 
-def plot(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
+def plot(cases: list[dict[str, Any]]) -> Any:
     """Time by rows of the table; a panel for each size and distribution of batches."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     dims, sizes, kinds = (
         sorted({case[key] for case in cases}) for key in ("dim", "n", "ids")
     )
     dim = dims[len(dims) // 2]
-    figure, axes = plt.subplots(
-        len(kinds),
-        len(sizes),
-        figsize=(1.5 + 4.2 * len(sizes), 0.6 + 3.7 * len(kinds)),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+    figure = Figure(
+        figsize=(1.5 + 4.2 * len(sizes), 0.6 + 3.7 * len(kinds)), layout="constrained"
+    )
+    axes = figure.subplots(
+        len(kinds), len(sizes), sharex=True, sharey=True, squeeze=False
     )
     figure.suptitle(f"Look up and train rows of {dim} numbers: one step")
     for row, ids in zip(axes, kinds, strict=True):
@@ -118,8 +102,7 @@ def plot(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("rows of the table")
     label_lines(figure, axes)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def plot_panel(axis: Any, cases: list[dict[str, Any]]) -> None:
@@ -140,10 +123,11 @@ def plot_panel(axis: Any, cases: list[dict[str, Any]]) -> None:
             markersize=3.5,
             label=name,
         )
-    axis.set_xticks([case["rows"] for case in cases])
+    rows = sorted({case["rows"] for case in cases})
+    axis.set_xticks(rows, [f"{number:,}" for number in rows])
     axis.minorticks_off()
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    report.tidy(axis)
 
 
 def label_lines(figure: Any, axes: Any) -> None:
@@ -153,7 +137,7 @@ def label_lines(figure: Any, axes: Any) -> None:
                    for f in (min, max))  # fmt: skip
     # Room for the longest name, in the units of a logarithmic axis.
     axes[0, 0].set_xlim(least, last * (last / first) ** 0.65)
-    figure.canvas.draw()  # or else positions on the screen are not known
+    figure.draw_without_rendering()  # or else positions on the screen are not known
     for axis in axes.flat:
         ends = [
             (line, line.get_xdata()[-1], line.get_ydata()[-1]) for line in axis.lines

@@ -22,14 +22,9 @@ trained at once, by ``jax.vmap``.
 Run ``python -m benchmarks.sparsity``; ``--quick`` for a smoke test on few rows.
 """
 
-import argparse
 import itertools
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 import adagrad_jax as aj
-from benchmarks.census.__main__ import describe_machine
+from benchmarks import command, machine, report
 from benchmarks.census.data import Rows, load_census
 from benchmarks.census.model import CROSS_ROWS, CROSSED, area_under_curve, cross_ids
 from benchmarks.sparsity.report import plot, summary, table
@@ -298,12 +293,14 @@ def standard_errors(wrong: np.ndarray) -> dict[str, float]:
 
 def run_benchmark(seeds: int, quick: bool) -> dict[str, Any]:
     start = time.perf_counter()
+    note = machine.describe()
     data = load_data(quick)
     runs = list(itertools.product(WAYS, METHODS))
     curves: dict[str, dict[str, Any]] = {way: {} for way in WAYS}
     all_wrong = []
     trainers = {(way, name): Trainer(name, way, data, quick) for way, name in runs}
-    with progress_bar(trainers, data, seeds, quick) as bar:
+    steps = count_steps(trainers, data, seeds, quick)
+    with command.progress_bar(steps, " steps") as bar:
         for (way, name), trainer in trainers.items():
             bar.set_description(f"{name}, {way}", refresh=False)
             curves[way][name], wrong = measure(trainer, data, seeds, quick, bar)
@@ -322,7 +319,7 @@ def run_benchmark(seeds: int, quick: bool) -> dict[str, Any]:
             "table_rows": data.table_rows,
             "rates": {name: method.rates for name, method in METHODS.items()},
         },
-        "machine": describe_machine(),
+        **note,
         "majority_error": float(data.test.labels.mean()),
         "standard_errors": standard_errors(np.concatenate(all_wrong)),
         "curves": curves,
@@ -330,43 +327,25 @@ def run_benchmark(seeds: int, quick: bool) -> dict[str, Any]:
     }
 
 
-def progress_bar(
+def count_steps(
     trainers: dict[Any, Trainer], data: Data, seeds: int, quick: bool
-) -> tqdm:
-    """Counts steps of single models; writes to a log file only now and then."""
+) -> int:
+    """Of single models, in all runs."""
     learn, train = (len(x.labels) // BATCH for x in (data.learn, data.train))
-    total = sum(
+    return sum(
         len(t.l1) * (len(t.method.rates[:: 2 if quick else 1]) * learn + seeds * train)
         for t in trainers.values()
-    )
-    return tqdm(
-        total=total,
-        unit=" steps",
-        unit_scale=True,
-        mininterval=0.1 if sys.stderr.isatty() else 15.0,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining}, {rate_fmt}",
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparsity")
-    parser.add_argument("--quick", action="store_true", help="smoke test on few rows")
-    parser.add_argument("--out", type=Path, help="folder for sparsity.json, .md, .png")
+    parser = command.parser("sparsity", __doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="orders of the rows")
-    args = parser.parse_args()
+    args = command.parse(parser)
     results = run_benchmark(1 if args.quick else args.seeds, args.quick)
     print(summary(results))
-    # A smoke test must not overwrite real results.
-    out = args.out or (None if args.quick else Path(__file__).parents[1] / "results")
-    if out is None:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "sparsity.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / "sparsity.md").write_text(table(results))
-    plot(results).savefig(out / "sparsity.png", dpi=120)
-    print(
-        f"Wrote sparsity.json, sparsity.md and sparsity.png to {os.path.relpath(out)}"
-    )
+    stem = command.results_folder(args) / "sparsity"
+    report.write(stem, results, report.markdown(table(results)), plot(results))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import report
+
 # Okabe and Ito's colours: mirror descent blue, dual averaging red, FTRL green; dashed
 # without Adagrad's metric.
 STYLES = {
@@ -32,12 +34,13 @@ def summary(results: dict[str, Any]) -> str:
         "Between measured shares a line is drawn, unless one is 10 times the other.",
     ]
     for way, curves in results["curves"].items():
-        lines += ["", f"{TITLES[way]} ({way})"]
-        lines += [f"{'':22}" + "".join(f"{share:>9.1%}" for share in SHARES)]
+        rows = [["", *(f"{share:.1%}" for share in SHARES)]]
         for name, curve in curves.items():
             errors = [error_at(curve, share) for share in SHARES]
-            cells = [f"{100 * x:9.2f}" if x is not None else " " * 9 for x in errors]
-            lines.append(f"{name:22}" + "".join(cells))
+            rows.append(
+                [name, *("" if x is None else f"{100 * x:.2f}" for x in errors)]
+            )
+        lines += ["", f"{TITLES[way]} ({way})", report.text(rows)]
     if found := results["standard_errors"]:
         lines += ["", "Standard errors, percentage points:"]
         lines += [f"  {name}: {100 * error:.3f}" for name, error in found.items()]
@@ -56,15 +59,14 @@ def error_at(curve: list[dict[str, Any]], share: float) -> float | None:
     return float(np.interp(np.log(share), np.log(shares), errors))
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> report.Table:
     """A row for each method, way and strength."""
     head = ["penalty on", "method", "l1", "rate", "non-zero, %", "test error, %"]
     lines = [[*head, "lowest to highest", "AUC, %"]]
-    lines.append(["---"] * len(lines[0]))
     for way, curves in results["curves"].items():
         for name, curve in curves.items():
             lines += [[way, name, *cells(point)] for point in curve]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return lines
 
 
 def cells(point: dict[str, Any]) -> list[str]:
@@ -113,8 +115,7 @@ def plot_panel(axes: Any, curves: dict[str, Any], majority_error: float) -> None
     axes.set_xscale("log")
     axes.set_xlabel("weights that are not 0, % of those seen in training")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    report.tidy(axes, grid=True)
 
 
 def mark_standard_error(axes: Any, found: dict[str, float]) -> None:

@@ -151,7 +151,7 @@ def count_and_add(carry, rows, ids, factor):
     return visits, table.at[ids].add(factor * rows, mode="drop")
 
 
-def double(rows, ids, factor):
+def double(rows, factor):
     return factor * rows
 
 
@@ -173,7 +173,7 @@ def test_fold_visits_each_row_once(form, n, num_rows):
     def run(ids, entries):
         distinct = distinct_rows.find_distinct(ids, num_rows)
         start = jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))
-        stages = ((double, (jnp.float32(2.0),)), (add_id, ()))
+        stages = ((double, (jnp.float32(2.0),)), (add_id, (distinct_rows.ROW_NUMBERS,)))
         operands = (jnp.float32(3.0),)
         rows = distinct_rows.all_rows(entries, distinct, stages)
         folded = distinct_rows.fold(

@@ -1,0 +1,269 @@
+"""The door through which the rest of the package sees a gradient of rows.
+
+A gradient is visited row by row, each row once and with its entries summed. What is
+done there is a function of some rows ``(k, ...)`` and of operands, each of which is
+handed on whole, unless it is marked: of :func:`rows_of` tables the function gets the
+rows that it is called with, and in the place of :data:`ROW_NUMBERS` their numbers in
+the table. There are three things to do:
+
+- :func:`map_rows`: other rows in the gradient, by what tables have there;
+- :func:`replace_rows`: other rows in tables (:func:`map_and_replace_rows` does both);
+- :func:`total`: one result of all rows, a sum or the largest.
+
+Where rows live, how repeated ones are found and how many are visited at a time is known
+behind the door only. An ordinary gradient, which has all rows, goes through it too, so
+that who uses it need not tell the two kinds apart.
+"""
+
+# The door knows the type from inside.
+# pyright: reportPrivateUsage=false
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from adagrad_jax._precision import squared_magnitude
+from adagrad_jax._rows.distinct import (
+    FIRST_SLOT,
+    ROW_NUMBERS,
+    RowsOf,
+    of_slots,
+    result_of,
+    set_rows,
+    take_rows,
+)
+from adagrad_jax._rows.row_sparse import RowSparse
+
+Tables = TypeVar("Tables")
+
+
+def rows_of(tables: Any) -> RowsOf:
+    """Marks a tree of tables as an operand of which the rows visited are wanted."""
+    return RowsOf(tables)
+
+
+def grouped(gradient: Any) -> Any:
+    """The gradient, with its distinct rows found once for all that will visit them."""
+    if isinstance(gradient, RowSparse):
+        return gradient.grouped()
+    return jnp.asarray(gradient)
+
+
+def map_rows(gradient: Any, function: Callable[..., jax.Array], *operands: Any) -> Any:
+    """``gradient`` with ``function(rows, *operands)`` in the place of its rows.
+
+    It is computed when the rows are visited; so the tables that it reads must not be
+    changed before, but by what visits them.
+
+    Args:
+      gradient: A :class:`RowSparse`, or an array.
+      function: A hashable function of rows, which gives as many.
+      *operands: Whole, or marked.
+    """
+    operands = _as_arrays(operands)
+    if isinstance(gradient, RowSparse):
+        return gradient._put_off(function, *operands)
+    gradient = jnp.asarray(gradient)
+    return function(gradient, *_at_all_rows(gradient, operands))
+
+
+def replace_rows(
+    gradient: Any,
+    function: Callable[..., Tables],
+    tables: Tables,
+    *operands: Any,
+) -> Tables:
+    """``tables`` with other rows where ``gradient`` has some.
+
+    Args:
+      gradient: A :class:`RowSparse`, or an array.
+      function: A hashable ``(rows, rows_of_tables, *operands) -> rows_of_tables``.
+      tables: A tree of arrays that have the gradient's first axis.
+      *operands: Whole, or marked.
+    """
+    operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
+    if isinstance(gradient, RowSparse):
+        return gradient.fold(_Replace(function), tables, *operands)
+    gradient = jnp.asarray(gradient)
+    return function(gradient, tables, *_at_all_rows(gradient, operands))
+
+
+def map_and_replace_rows(
+    gradient: Any,
+    function: Callable[..., tuple[jax.Array, Tables]],
+    tables: Tables,
+    *operands: Any,
+) -> tuple[Any, Tables]:
+    """Both at once, where what is made of a row depends on what is replaced.
+
+    Args:
+      gradient: A :class:`RowSparse`, or an array.
+      function: A hashable ``(rows, rows_of_tables, *operands)``, which gives new rows
+        of the gradient and new ones of the tables.
+      tables: A tree of arrays that have the gradient's first axis.
+      *operands: Whole, or marked.
+    """
+    operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
+    if isinstance(gradient, RowSparse):
+        return _map_and_replace(gradient.grouped(), function, tables, operands)
+    gradient = jnp.asarray(gradient)
+    return function(gradient, tables, *_at_all_rows(gradient, operands))
+
+
+def total(
+    gradient: RowSparse,
+    function: Callable[..., Any],
+    reduction: Literal["sum", "max"],
+    *operands: Any,
+) -> Any:
+    """What ``function(rows, *operands)`` gives, over all rows.
+
+    Args:
+      gradient: A gradient of rows.
+      function: A hashable function of ``k`` rows, which gives a tree of floating-point
+        arrays ``(k, ...)``.
+      reduction: Whether the first axis is summed, or the largest along it is taken
+        (of no rows that is minus infinity).
+      *operands: Whole, or marked.
+    """
+    operands, num_rows = _as_arrays(operands), gradient.shape[0]
+    row = jax.ShapeDtypeStruct((1, *gradient.shape[1:]), gradient.dtype)
+    nothing = jax.tree.map(
+        lambda x: jnp.full(x.shape[1:], _NOTHING[reduction], x.dtype),
+        result_of(function, row, operands),
+    )
+    return gradient.fold(_Total(function, reduction), nothing, num_rows, *operands)
+
+
+def map_entries(function: Callable[[Any], Any], gradients: Any) -> Any:
+    """``function`` of a tree of gradients, of the rows in them as they came.
+
+    Repeated rows are not summed. ``function`` gets an array of the entries ``(n, ...)``
+    in the place of each :class:`RowSparse`, and returns a tree like the one it gets.
+    """
+    entries = jax.tree.map(
+        lambda g: g.values if isinstance(g, RowSparse) else g, gradients
+    )
+    return jax.tree.map(
+        lambda g, new: (
+            RowSparse(g.ids, new, g.shape) if isinstance(g, RowSparse) else new
+        ),
+        gradients,
+        function(entries),
+    )
+
+
+def sum_of_squares(gradient: Any, dtype: DTypeLike) -> jax.Array:
+    """Of all of an array's numbers, or of all rows' sums, in ``dtype``."""
+    if not isinstance(gradient, RowSparse):
+        return jnp.sum(squared_magnitude(jnp.asarray(gradient), dtype))
+    return total(gradient, _SumOfSquares(jnp.dtype(dtype)), "sum")
+
+
+def _map_and_replace(
+    gradient: RowSparse,
+    function: Callable[..., Any],
+    tables: Tables,
+    operands: tuple[Any, ...],
+) -> tuple[RowSparse, Tables]:
+    distinct, row = gradient._find_distinct(), gradient.shape[1:]
+    one = jax.ShapeDtypeStruct((1, *row), gradient.dtype)
+    mapped, _ = result_of(function, one, (RowsOf(tables), *operands))
+    room = jnp.zeros((distinct.ids.size, *row), mapped.dtype)
+    step = _MapAndReplace(function)
+    tables, rows = gradient.fold(step, (tables, room), FIRST_SLOT, *operands)
+    # Every slot's row now stands for itself: there is nothing to find anew.
+    result = RowSparse(distinct.ids, rows, gradient.shape)
+    result._distinct = of_slots(distinct)
+    return result, tables
+
+
+_NOTHING = {"sum": 0, "max": -jnp.inf}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Replace:
+    function: Callable[..., Any]
+
+    def __call__(
+        self, tables: Any, rows: jax.Array, ids: jax.Array, *operands: Any
+    ) -> Any:
+        old = jax.tree.map(lambda table: take_rows(table, ids), tables)
+        new = self.function(rows, old, *operands)
+        return jax.tree.map(lambda table, rows: set_rows(table, ids, rows), tables, new)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MapAndReplace:
+    function: Callable[..., Any]
+
+    def __call__(
+        self,
+        carry: tuple[Any, jax.Array],
+        rows: jax.Array,
+        ids: jax.Array,
+        first_slot: jax.Array,
+        *operands: Any,
+    ) -> tuple[Any, jax.Array]:
+        tables, mapped = carry
+        old = jax.tree.map(lambda table: take_rows(table, ids), tables)
+        rows, new = self.function(rows, old, *operands)
+        tables = jax.tree.map(lambda t, new: set_rows(t, ids, new), tables, new)
+        return tables, lax.dynamic_update_slice_in_dim(mapped, rows, first_slot, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Total:
+    function: Callable[..., Any]
+    reduction: Literal["sum", "max"]
+
+    def __call__(
+        self,
+        so_far: Any,
+        rows: jax.Array,
+        ids: jax.Array,
+        num_rows: jax.Array,
+        *operands: Any,
+    ) -> Any:
+        def include(so_far: jax.Array, terms: jax.Array) -> jax.Array:
+            named = jnp.expand_dims(ids < num_rows, range(1, terms.ndim))
+            terms = jnp.where(named, terms, _NOTHING[self.reduction])
+            if self.reduction == "sum":
+                return so_far + jnp.sum(terms, axis=0)
+            return jnp.maximum(so_far, jnp.max(terms, axis=0))
+
+        return jax.tree.map(include, so_far, self.function(rows, *operands))
+
+
+@dataclasses.dataclass(frozen=True)
+class _SumOfSquares:
+    dtype: jnp.dtype
+
+    def __call__(self, rows: jax.Array) -> jax.Array:
+        squares = squared_magnitude(rows, self.dtype)
+        return jnp.sum(squares, axis=range(1, rows.ndim))
+
+
+def _as_arrays(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        jax.tree.map(jnp.asarray, operand) if isinstance(operand, RowsOf) else operand
+        for operand in operands
+    )
+
+
+def _at_all_rows(gradient: jax.Array, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands as a function of all rows of a gradient gets them."""
+
+    def resolved(operand: Any) -> Any:
+        if isinstance(operand, RowsOf):
+            return operand.tables
+        if operand is ROW_NUMBERS:
+            return jnp.arange(gradient.shape[0]) if gradient.ndim else None
+        return operand
+
+    return tuple(map(resolved, operands))

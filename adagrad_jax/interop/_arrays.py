@@ -1,0 +1,82 @@
+"""Arrays of other frameworks to ours, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):  # a PyTorch tensor, which may be anywhere
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":  # which NumPy lacks
+            array = array.float()
+    array = np.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.number):
+        raise TypeError(f"an array of numbers was expected, got {described(array)}.")
+    return array
+
+
+def to_number(value: Any) -> int:
+    array = to_numpy(value)
+    if array.shape != () or array < 0 or array != np.floor(array):
+        raise ValueError(
+            f"a number of steps must be one integer >= 0, got {described(value)}."
+        )
+    return int(array)
+
+
+def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
+    """A copy of the array, of the dtype of another, whose shape it must have."""
+    array = to_numpy(array)
+    if array.shape != np.shape(like):
+        raise ValueError(
+            f"{field} of {at_leaf(name)} is to be of shape {np.shape(like)}, got "
+            f"{array.shape}; check that both optimizers have the same parameters and "
+            "kind of accumulator, and that `order` (and PyTorch's `axes`) are right."
+        )
+    if np.iscomplexobj(array) and not jnp.iscomplexobj(like):
+        if np.any(array.imag):
+            raise TypeError(
+                f"{field} of {at_leaf(name)} must be real, got complex numbers; an "
+                "accumulator here is the sum of squared magnitudes."
+            )
+        array = array.real
+    with np.errstate(over="ignore"):
+        new = array.astype(like.dtype)
+    if np.any(np.isinf(new) & ~np.isinf(array)):
+        raise ValueError(
+            f"{field} of {at_leaf(name)} overflows {like.dtype}, got "
+            f"{np.max(np.abs(array))}; keep it in a wider dtype, such as "
+            "Diagonal(dtype=jnp.float32)."
+        )
+    return new
+
+
+def put_like(array: Any, like: Any) -> jax.Array:
+    """The array where another is, with its dtype; ours alone, so it may be aliased."""
+    array = np.asarray(array, like.dtype)
+    sharding = None
+    if isinstance(like, jax.ShapeDtypeStruct):
+        sharding = like.sharding
+    elif isinstance(like, jax.Array) and not isinstance(like, Tracer):
+        # What is not committed to a device may still be moved by what it meets.
+        sharding = like.sharding if like.committed else None
+    return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
+
+
+def at_leaf(name: str) -> str:
+    return f"the leaf at {name}" if name else "the one leaf of the tree"
+
+
+def described(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"the keys {', '.join(map(repr, value)) or '(none)'}"
+    if np.isscalar(value):
+        return repr(value)
+    shape = getattr(value, "shape", None)
+    of = f" of {len(value)}" if type(value) in (list, tuple) else ""
+    return f"a {type(value).__name__}{of if shape is None else f' of shape {shape}'}"

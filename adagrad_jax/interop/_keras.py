@@ -1,0 +1,211 @@
+"""Keras: one list of arrays, which do not say what they are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optax
+from jax.tree_util import GetAttrKey
+
+from adagrad_jax._adagrad import ScaleByAdagradState
+from adagrad_jax._around_update import AccumulateGradientsState, AverageParamsState
+from adagrad_jax._states import FIELDS, nodes, replace
+from adagrad_jax.interop._arrays import (
+    at_leaf,
+    converted,
+    put_like,
+    to_number,
+    to_numpy,
+)
+from adagrad_jax.interop._fill import (
+    Found,
+    fill,
+    find_kept,
+    known,
+    ordered,
+    steps_taken,
+)
+
+# With a field ``calls``, which are more than updates if gradients are accumulated.
+_COUNT_CALLS = (AverageParamsState, AccumulateGradientsState)
+
+
+def from_keras(
+    weights: Sequence[Any],
+    state: optax.OptState,
+    params: optax.Params,
+    *,
+    order: Sequence[str] | None = None,
+    step: int | None = None,
+) -> Any:
+    """Fills a state with the weights of a Keras Adagrad, of TensorFlow or Keras 3.
+
+    To go on here, with :func:`adagrad_jax.dialects.keras` or
+    :func:`adagrad_jax.dialects.keras3`, where Keras stopped. A list of weights is
+
+    - the number of iterations,
+    - the learning rate, unless it is a schedule (not in TensorFlow 2.0),
+    - averages of the parameters, if ``use_ema`` and our state has them too,
+    - sums of gradients, if it has ``gradient_accumulation_steps`` and so has ours,
+    - the accumulators.
+
+    Args:
+      weights: The list, of NumPy arrays or whatever becomes one. Arrays do not tell
+        what they are: RMSprop's are as many, and of the same shapes. The learning rate
+        is not taken.
+      state: As in :func:`from_torch`.
+      params: As in :func:`from_torch`.
+      order: The paths of the leaves, as ``jax.tree_util.keystr`` writes them, in the
+        order of the model's ``trainable_variables``. Otherwise as in
+        :func:`from_torch`.
+      step: How many updates were done, for schedules. By default ``weights[0]``; needed
+        only if there are ``gradient_accumulation_steps`` and a schedule, for then that
+        counts calls: ``weights[0] // gradient_accumulation_steps`` updates.
+
+    Returns:
+      A state like ``state``.
+
+    Raises:
+      TypeError: As :func:`from_torch`.
+      ValueError: If there are more or fewer weights than fit the state, or of other
+        shapes; if a path is unknown; if ``step`` is needed.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp, numpy as np, optax
+      >>> weights = [np.array(7), np.array([1.0, 2.0]), np.array(3.0)]
+      >>> params = {"bias": jnp.zeros(()), "kernel": jnp.zeros(2)}
+      >>> optimizer = aj.dialects.keras(0.1, decay=0.5)
+      >>> state = aj.interop.from_keras(
+      ...     weights,
+      ...     optimizer.init(params),
+      ...     params,
+      ...     order=["['kernel']", "['bias']"],
+      ... )
+      >>> optax.tree.get(state, "count")
+      Array(7, dtype=int32)
+
+    References:
+      TensorFlow r2.0, ``tf.keras.optimizers.Optimizer.get_weights``; Keras 3,
+      ``keras.optimizers.Optimizer.variables``.
+    """
+    found = _found_in(state, params)
+    names = ordered(found[ScaleByAdagradState], order)
+    head, groups = _groups(weights, found, names)
+    iterations = to_number(head[0])
+    if step is None and AccumulateGradientsState not in found:
+        step = iterations
+    updates = None if step is None else to_number(step)
+    for kind, arrays in groups.items():
+        steps = dict.fromkeys(names, updates) if kind is ScaleByAdagradState else {}
+        state = fill(state, found[kind], arrays, steps)
+    return replace(
+        state,
+        {
+            (*path, GetAttrKey("calls")): put_like(iterations, node.calls)
+            for path, node in nodes(state)
+            if isinstance(node, _COUNT_CALLS)
+        },
+    )
+
+
+def to_keras(
+    state: optax.OptState,
+    weights: Sequence[Any],
+    params: optax.Params,
+    *,
+    order: Sequence[str] | None = None,
+    step: int | None = None,
+) -> list[np.ndarray]:
+    """Fills the weights of a Keras Adagrad, of TensorFlow or Keras 3, with our state.
+
+    To go on in Keras: ``optimizer.set_weights(...)`` in TensorFlow 2.0, and in Keras 3
+    ``for variable, array in zip(optimizer.variables, ...): variable.assign(array)``.
+
+    Args:
+      state: Our state.
+      weights: Those of the Keras optimizer once it is built, in which the learning
+        rate stays.
+      params: As in :func:`from_torch`.
+      order: As in :func:`from_keras`.
+      step: The number of iterations, ``weights[0]``. Needed unless the state counts
+        them, for a schedule, an average or accumulated gradients.
+
+    Returns:
+      A list of arrays like ``weights``.
+
+    Raises:
+      TypeError: As :func:`from_torch`.
+      ValueError: As :func:`from_keras`, and if the state has several counts.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp, numpy as np
+      >>> params = jnp.array([3.0])
+      >>> optimizer = aj.dialects.keras3(0.1, initial_accumulator_value=0.0)
+      >>> _, state = optimizer.update(params, optimizer.init(params))
+      >>> weights = [np.array(0), np.array(0.1), np.zeros(1)]
+      >>> print(*aj.interop.to_keras(state, weights, params, step=1))
+      1 0.1 [9.]
+
+    References:
+      As :func:`from_keras`.
+    """
+    found = _found_in(state, params)
+    names = ordered(found[ScaleByAdagradState], order)
+    head, groups = _groups(weights, found, names)
+    if step is None:
+        calls = [n.calls for _, n in nodes(state) if isinstance(n, _COUNT_CALLS)]
+        taken = steps_taken(state, found[ScaleByAdagradState], None)
+        numbers = {int(n) for n in calls} or {taken[name] for name in names}
+        if len(numbers) > 1:
+            raise ValueError(
+                f"`step` must be given, for the state has several counts, {numbers}, "
+                "and Keras has one."
+            )
+        (step,) = numbers
+    iterations = np.asarray(known(step), to_numpy(head[0]).dtype)
+    return [
+        iterations,
+        *(np.array(to_numpy(rate)) for rate in head[1:]),
+        *(
+            converted(name, FIELDS[kind], found[kind][name].array, to_numpy(theirs))
+            for kind, arrays in groups.items()
+            for name, theirs in arrays.items()
+        ),
+    ]
+
+
+def _found_in(state: Any, params: Any) -> dict[type, dict[str, Found]]:
+    """What our state has of what Keras keeps per variable, in the order of its list."""
+    present = {type(node) for _, node in nodes(state)} | {ScaleByAdagradState}
+    kinds = (AverageParamsState, AccumulateGradientsState, ScaleByAdagradState)
+    return {kind: find_kept(state, params, kind) for kind in kinds if kind in present}
+
+
+def _groups(
+    weights: Sequence[Any],
+    found: dict[type, dict[str, Found]],
+    names: list[str],
+) -> tuple[list[Any], dict[type, dict[str, Any]]]:
+    """Iterations and learning rate, and by what they are the arrays of the leaves."""
+    weights = list(weights)
+    num_arrays = len(found) * len(names)
+    num_others = max(0, len(weights) - num_arrays)
+    head, arrays = weights[:num_others], iter(weights[num_others:])
+    if len(head) not in (1, 2) or any(np.ndim(to_numpy(x)) for x in head):
+        raise ValueError(
+            "`weights` must be the iterations, the learning rate unless it is a "
+            f"schedule, and {', '.join(FIELDS[kind] for kind in found)} of "
+            f"{', '.join(map(at_leaf, names))}: {num_arrays + 1} or {num_arrays + 2} "
+            f"arrays, got {len(weights)} of shapes "
+            f"{', '.join(str(np.shape(to_numpy(x))) for x in weights)}; are optimizer "
+            "and `order` the same as there?"
+        )
+    for kind, leaves in found.items():
+        for name in names:
+            if name not in leaves:
+                raise ValueError(
+                    f"{at_leaf(name)} has no {FIELDS[kind]}, which others have; give "
+                    "all of them the same options, as Keras does."
+                )
+    groups = {kind: {name: next(arrays) for name in names} for kind in found}
+    return head, groups
