@@ -80,13 +80,10 @@ def serialized(value: Any) -> Any:
     return float(value) if is_array else value
 
 
-def initial_value(
-    initializer: str | Callable[..., ArrayLike], shape: tuple[int, ...], dtype: Any
-) -> ArrayLike:
-    known = {"zeros": jnp.zeros, "ones": jnp.ones}
-    function = known.get(initializer) if isinstance(initializer, str) else initializer
-    if function is None:
-        raise ValueError(
-            f"Unknown initializer: {initializer}; known: {', '.join(known)}."
-        )
-    return function(shape, dtype)
+def deserialized(value: Any, custom_objects: Mapping[str, Any]) -> Any:
+    """The learning rate that a config holds as ``value``."""
+    if isinstance(value, Mapping):
+        return schedules.deserialize(value, custom_objects)
+    if isinstance(value, str) and value in custom_objects:
+        return custom_objects[value]
+    return value

@@ -5,7 +5,6 @@
 
 import dataclasses
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -18,32 +17,27 @@ from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._around_update import Keras3Options
 from adagrad_jax._checks import check_hyperparameter
-from adagrad_jax._rows.gradient import value_and_grad
-from adagrad_jax.keras import _saving, schedules
-from adagrad_jax.keras._built import Built, base_names, full_name
+from adagrad_jax.keras import _saving
+from adagrad_jax.keras._built import Built, base_names, initial_value
+from adagrad_jax.keras._gradients import check_none_missing, gradients_by, listed
 from adagrad_jax.keras._hyperparameters import (
     LearningRate,
     as_variable,
     checked_number,
     checked_options,
-    initial_value,
+    deserialized,
     is_schedule,
     serialized,
 )
-from adagrad_jax.keras._slots import Slots, restrict
+from adagrad_jax.keras._slots import Slots
 from adagrad_jax.keras._step import (
     GradsAndVars,
     Step,
-    packed,
+    checked_arrays,
     scale_by_rate,
     split_pairs,
 )
-from adagrad_jax.keras._variable import (
-    Variable,
-    arrays_lock,
-    as_cell,
-    substituted,
-)
+from adagrad_jax.keras._variable import Variable, arrays_lock, as_cell
 
 
 class Optimizer:
@@ -238,27 +232,8 @@ class Optimizer:
           ValueError: If there are too many or too few, or one is of another shape; then
             nothing has been changed.
         """
-        variables, weights = self.weights, list(weights)
-        if len(variables) == len(weights) + 1:
-            weights = [np.array(0), *weights]
-        if len(variables) != len(weights):
-            hint = "" if variables else " Call `build(variables)` before."
-            raise ValueError(
-                f"You called `set_weights(weights)` on optimizer {self._name} with a "
-                f"weight list of length {len(weights)}, but the optimizer was "
-                f"expecting {len(variables)} weights.{hint} Provided weights: "
-                f"{str(weights)[:50]}"
-            )
-        for variable, weight in zip(variables, weights, strict=True):
-            if variable.shape != np.shape(weight):
-                raise ValueError(
-                    f"Optimizer weight shape {variable.shape} not compatible with "
-                    f"provided weight shape {np.shape(weight)}: {variable.name}."
-                )
-        arrays = [
-            np.asarray(weight, variable.dtype)
-            for variable, weight in zip(variables, weights, strict=True)
-        ]
+        variables = self.weights
+        arrays = _saving.checked_list(self._name, variables, weights)
         with self._lock:
             for variable, array in zip(variables, arrays, strict=True):
                 variable.assign(array)
@@ -300,9 +275,7 @@ class Optimizer:
         del synchronization, aggregation
         value = initial_value(initializer, tuple(shape), dtype or jnp.float32)
         weight = Variable(value, bool(trainable), name)
-        self._built = dataclasses.replace(
-            self._built, weights=(*self._built.weights, weight)
-        )
+        self._built = self._built.with_weights([(None, name, weight)])
         return weight
 
     def add_slot(
@@ -320,15 +293,10 @@ class Optimizer:
         """
         with self._lock:
             self.build([var])  # so that no slot of its own will have this name
-            built, (key,) = self._built.knowing([var])
-            cell = built.cells[key]
-            if slot_name not in built.slots.get(key, {}):
-                value = initial_value(initializer, cell._array.shape, cell._array.dtype)
-                name = full_name(self._name, cell, slot_name)
-                slot = Variable(value, trainable=False, name=name)
-                built = built.with_weights([(key, slot_name, slot)])
-            self._built = built
-            return built.slots[key][slot_name]
+            self._built, slot = self._built.with_slot(
+                self._name, var, slot_name, initializer
+            )
+            return slot
 
     def get_slot(self, var: Any, slot_name: str) -> Variable:
         """What is kept of ``var`` under this name, as ``"accumulator"``.
@@ -336,14 +304,7 @@ class Optimizer:
         Raises:
           KeyError: If the optimizer has no such slot for it.
         """
-        slots = self._built.slots.get(self._built.keys.get(id(var), ""), {})
-        if slot_name not in slots:
-            name = getattr(var, "name", repr(var))
-            known = ", ".join(slots) or "none: it has had no gradient here"
-            raise KeyError(
-                f"{self._name} has no slot {slot_name!r} of {name}; it has {known}."
-            )
-        return slots[slot_name]
+        return self._built.slot(self._name, var, slot_name)
 
     def get_slot_names(self) -> list[str]:
         """The names of the slots that there are, of whatever variable."""
@@ -381,8 +342,9 @@ class Optimizer:
         del name
         # No other optimizer may change the variables between gradient and step.
         with self._lock, arrays_lock:
-            variables = self._listed(var_list, loss)
-            gradients = self._gradients(loss, variables, grad_loss)
+            variables = listed(var_list, loss)
+            gradients = gradients_by(variables, loss, grad_loss, self.scale_loss)
+            gradients = self._clip(gradients)
             return self.apply_gradients(zip(gradients, variables, strict=True))
 
     def get_gradients(self, loss: Callable[[], ArrayLike], params: Any) -> list[Any]:
@@ -401,21 +363,16 @@ class Optimizer:
                 "has `None` for gradient, for it does not know how it was computed."
             )
         with self._lock:
-            params = self._listed(params, loss)
-            gradients = self._gradients(loss, params, None)
-        for gradient, param in zip(gradients, params, strict=True):
-            if gradient is None:
-                raise ValueError(
-                    f"Variable {param.name} has `None` for gradient: the loss does not "
-                    "read it, or it has no floating-point numbers."
-                )
+            params = listed(params, loss)
+            gradients = self._clip(gradients_by(params, loss, None, self.scale_loss))
+        check_none_missing(gradients, params)
         return gradients
 
     def get_updates(
         self, loss: Callable[[], ArrayLike], params: Any
     ) -> list[jax.Array]:
         """:meth:`apply_gradients` with :meth:`get_gradients`; its result in a list."""
-        params = self._listed(params, loss)
+        params = listed(params, loss)
         gradients = self.get_gradients(loss, params)
         return [self.apply_gradients(zip(gradients, params, strict=True))]
 
@@ -480,52 +437,15 @@ class Optimizer:
           ValueError: If the optimizer has not been built, or lengths or shapes differ.
         """
         built, weights = self._built, self.weights
-        for name, given, known in (
-            ("grads", grads, built.trained),
-            ("trainable_variables", trainable_variables, built.trained),
-            ("optimizer_variables", optimizer_variables, weights),
-        ):
-            if len(given) != len(known) or not built.trained:
-                raise ValueError(
-                    f"`{name}` has {len(given)} entries, but the optimizer was built "
-                    f"for {len(known)}; call `build(variables)` with all variables."
-                )
-        values = [jnp.asarray(value) for value in trainable_variables]
-        kept = [jnp.asarray(value) for value in optimizer_variables]
-        cells = [built.cells[key] for key in built.trained]
-        for known, value in [
-            *zip(cells, values, strict=True),
-            *zip(weights, kept, strict=True),
-        ]:
-            if known._array.shape != value.shape:
-                raise ValueError(
-                    f"{known.name} is of shape {known._array.shape}, the array given "
-                    f"for it of shape {value.shape}."
-                )
-        kept = dict(zip(map(id, weights), kept, strict=True))
-        chosen = [i for i, gradient in enumerate(grads) if gradient is not None]
+        values, kept = checked_arrays(
+            built, weights, grads, trainable_variables, optimizer_variables
+        )
         if learning_rate is not None and self._learning_rate is None:
             _ = self.learning_rate  # raises
-        originals = [built.originals[key] for key in built.trained]
-        if not chosen:
-            raise ValueError(
-                f"No gradients provided for any variable: {[*built.trained]}."
-            )
         scheduled = learning_rate is None and is_schedule(self._learning_rate)
-        step = self._new_step([originals[i] for i in chosen], scheduled)
+        step = self._new_step(built.originals_with(grads), scheduled)
         rate = self._rate() if learning_rate is None else jnp.asarray(learning_rate)
-        new_values, new_slots, count = step.function(
-            [values[i] for i in chosen],
-            [kept[id(slot)] for slot in step.slots],
-            [jax.tree.map(jnp.asarray, packed(grads[i], values[i])) for i in chosen],
-            kept[id(step.counter)],
-            rate,
-            self.decay._array,
-        )
-        for i, value in zip(chosen, new_values, strict=True):
-            values[i] = value
-        ids = [id(slot) for slot in [*step.slots, step.counter]]
-        kept.update(zip(ids, [*new_slots, count], strict=True))
+        values, kept = step.of_arrays(values, kept, grads, rate, self.decay._array)
         return values, [kept[id(weight)] for weight in weights]
 
     def exclude_from_weight_decay(
@@ -595,11 +515,9 @@ class Optimizer:
             config["transformation"] = custom_objects["transformation"]
         if "lr" in config:
             config["learning_rate"] = config.pop("lr")
-        rate = config.get("learning_rate")
-        if isinstance(rate, Mapping):
-            config["learning_rate"] = schedules.deserialize(rate, custom_objects)
-        elif isinstance(rate, str) and rate in custom_objects:
-            config["learning_rate"] = custom_objects[rate]
+        if "learning_rate" in config:
+            rate = config["learning_rate"]
+            config["learning_rate"] = deserialized(rate, custom_objects)
         return cls(**config)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -617,23 +535,12 @@ class Optimizer:
         """
         with self._lock:
             self._counter(f"{self._name}/iter")
-            variables = list(self._built.trained)
-            base_names(self._built.cells[key] for key in variables)  # or raises
-            _saving.write(path, self._saved_config(), variables, self._arrays())
-
-    def _saved_config(self) -> dict[str, Any]:
-        """What another one must know beside the weights to go on as this one."""
-        excluded = [
-            v if isinstance(v, str) else f"^{re.escape(base_names([v])[0])}$"
-            for v in self._not_decayed
-        ]
-        kept = {"learning_rate": self._learning_rate, "decay": self._decay}
-        dtypes = {
-            name: value.dtype.name
-            for name, value in kept.items()
-            if isinstance(value, Variable | jax.Array)
-        }
-        return {"arguments": self.get_config(), "excluded": excluded, "dtypes": dtypes}
+            built = self._built
+            base_names(built.cells[key] for key in built.trained)  # or raises
+            numbers = {"learning_rate": self._learning_rate, "decay": self._decay}
+            config = _saving.config_of(self.get_config(), numbers, self._not_decayed)
+            weights = _saving.by_name(self.weights, built.slots)
+            _saving.write(path, config, built.trained, weights)
 
     @classmethod
     def load(
@@ -656,33 +563,11 @@ class Optimizer:
             other shapes.
         """
         saved = _saving.read(path)
-        config = saved.config["arguments"]
-        for name, dtype in saved.config["dtypes"].items():
-            if dtype != "float32":  # which a number would become
-                config[name] = jnp.asarray(config[name], dtype)
-        optimizer = cls.from_config(config, custom_objects)
+        optimizer = cls.from_config(saved.arguments(), custom_objects)
         optimizer.exclude_from_weight_decay(var_names=saved.config["excluded"])
-        known = dict(zip(base_names(variables), variables, strict=True))
-        missing = [key for key in saved.variables if key not in known]
-        if missing:
-            raise ValueError(
-                f"{os.fspath(path)} is of an optimizer of {', '.join(missing)} too, "
-                f"but the variables given are {', '.join(known)}."
-            )
-        optimizer.build([known[key] for key in saved.variables])
-        _saving.restore(path, saved.arrays, optimizer._arrays())
+        optimizer.build(saved.trained(variables))
+        saved.restore(_saving.by_name(optimizer.weights, optimizer._built.slots))
         return optimizer
-
-    def _arrays(self) -> dict[str, Variable]:
-        """The weights by names that no two of them share."""
-        slots = {
-            f"{key}/{slot}": weight
-            for key, slots in self._built.slots.items()
-            for slot, weight in slots.items()
-        }
-        owned = set(map(id, slots.values()))
-        others = [weight for weight in self.weights if id(weight) not in owned]
-        return {**{f"#{i}": weight for i, weight in enumerate(others)}, **slots}
 
     # --- Inside -----------------------------------------------------------------------
 
@@ -705,13 +590,7 @@ class Optimizer:
 
     def _decays(self, keys: Iterable[str]) -> Slots:
         """For each variable whether its weights decay."""
-        ids = {id(variable) for variable in self._not_decayed}
-        names = [name for name in self._not_decayed if isinstance(name, str)]
-        exempt = {key for i, key in self._built.keys.items() if i in ids}
-        return Slots(
-            (key, key not in exempt and not any(re.search(n, key) for n in names))
-            for key in keys
-        )
+        return self._built.decays(keys, self._not_decayed)
 
     def _changed_whole(self, keys: Sequence[str]) -> set[str]:
         """Those variables of which a step changes rows that have no gradient."""
@@ -720,57 +599,6 @@ class Optimizer:
         if self._options.weight_decay is None:
             return set()
         return {key for key, decays in self._decays(keys).items() if decays}
-
-    def _listed(self, var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
-        if not callable(loss):
-            raise TypeError(
-                f"'{type(loss).__name__}' object is not callable: `loss` must be a "
-                "function without arguments, so that it can be differentiated."
-            )
-        if callable(var_list) and not isinstance(var_list, Variable):
-            loss()
-            var_list = var_list()
-        listed = [var_list] if isinstance(var_list, Variable) else list(var_list)
-        for variable in listed:
-            if not isinstance(variable, Variable):
-                raise ValueError(
-                    f"`var_list` must have Variable objects only, got {variable!r} of "
-                    f"type {type(variable).__name__}; of others take the gradients "
-                    "with adagrad_jax.value_and_grad, then call apply_gradients."
-                )
-            if jnp.issubdtype(variable.dtype, jnp.complexfloating):
-                raise ValueError(
-                    f"Invalid type {variable.dtype} for {variable.name}, expected: "
-                    "[float32, float64, float16, bfloat16]."
-                )
-        return listed
-
-    def _gradients(
-        self,
-        loss: Callable[[], ArrayLike],
-        variables: Sequence[Variable],
-        grad_loss: ArrayLike | None,
-    ) -> list[Any]:
-        """For each variable its gradient, None where the loss does not read it."""
-        chosen = [v for v in variables if jnp.issubdtype(v.dtype, jnp.floating)]
-        chosen = list({id(v): v for v in chosen}.values())
-        if not chosen:
-            return [None] * len(variables)
-        read: set[int] = set()
-
-        def total(arrays: list[jax.Array]) -> jax.Array:
-            with substituted(chosen, arrays) as read_here:
-                values = jnp.asarray(loss())
-            read.update(read_here)
-            if grad_loss is not None:
-                values = values * jnp.asarray(grad_loss, values.dtype)
-            return jnp.asarray(self.scale_loss(jnp.sum(values)))
-
-        _, gradients = value_and_grad(total)([v._array for v in chosen])
-        by_variable = dict(zip(map(id, chosen), gradients, strict=True))
-        return self._clip(
-            [by_variable[id(v)] if id(v) in read else None for v in variables]
-        )
 
     def _clip(self, gradients: list[Any]) -> list[Any]:
         return gradients
@@ -787,43 +615,23 @@ class Optimizer:
 
     def _grown(
         self, variables: Sequence[Any], transformation: optax.GradientTransformation
-    ) -> "Built":
+    ) -> Built:
         """What has been made, and with it the slots of ``variables``."""
-        built, keys = self._built.knowing(variables)
-        new = [key for key in dict.fromkeys(keys) if key not in built.trained]
         options = self._options
-        if (
-            built.trained
-            and new
-            and (options.gradient_accumulation_steps or options.use_ema)
-        ):
-            raise ValueError(
-                f"{', '.join(new)} came after the first step, but what is accumulated "
-                "or averaged must be so from the start; `build` with all variables."
-            )
-        return built.grown(self._name, new, transformation)
+        closed = bool(options.gradient_accumulation_steps or options.use_ema)
+        return self._built.grown(self._name, variables, transformation, closed=closed)
 
-    def _check_all_have_gradients(self, keys: Sequence[str]) -> None:
-        without = [key for key in self._built.trained if key not in keys]
-        if self._options.use_ema and without:
-            raise ValueError(
-                f"{', '.join(without)} must have a gradient, if only zeros: with "
-                "`use_ema` every step averages all variables."
-            )
-
-    def _new_step(self, variables: Sequence[Any], scheduled: bool) -> "Step":
+    def _new_step(self, variables: Sequence[Any], scheduled: bool) -> Step:
         transformation = self._chained()
         built = self._built = self._grown(variables, transformation)
         keys = [built.keys[id(variable)] for variable in variables]
-        self._check_all_have_gradients(keys)
-        places, structure = jax.tree.flatten(restrict(built.state, dict.fromkeys(keys)))
+        if self._options.use_ema:
+            built.check_none_missing(keys)
         return Step(
             transformation,
             self._learning_rate if scheduled else None,
             keys,
-            {key: built.cells[key] for key in keys},
-            [built.arrays[place] for place in places],
-            structure,
+            built,
             self._counter(f"{self._name}/iter"),
             whole=self._changed_whole(keys),
             donate_variables=self._donate_variables,

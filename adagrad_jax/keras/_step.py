@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._precision import at_least_float32
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax.keras._built import Built
 from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
 from adagrad_jax.keras._variable import Cell, Variable, arrays_lock
 
@@ -38,56 +39,19 @@ class Step:
         transformation: optax.GradientTransformationExtraArgs,
         schedule: Schedule | None,
         keys: Sequence[str],
-        cells: Mapping[str, Cell],
-        slots: Sequence[Variable],
-        structure: Any,
+        built: Built,
         counter: Variable,
         *,
         whole: Container[str],
         donate_variables: bool,
     ) -> None:
-        self.slots = slots
+        self.slots, structure = built.part(keys)
         self.counter = counter
+        cells = {key: built.cells[key] for key in keys}
         self._cells = list(cells.values())
         self._donate_variables = donate_variables
-        turns = _turns(keys)
-
-        def function(
-            values: Sequence[jax.Array],
-            slots: Sequence[jax.Array],
-            gradients: Sequence[Any],
-            count: jax.Array,
-            rate: Any,
-            decay: jax.Array,
-        ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-            params = Slots(zip(cells, values, strict=True))
-            state = structure.unflatten(slots)
-            rate = rate if schedule is None else jnp.asarray(schedule(count))
-            rate_in = _rate_in(rate, decay, count)
-            before_all = state
-            for turn in turns:
-                updates = Slots(
-                    (
-                        key,
-                        _unpacked(gradients[i], params[key], cells[key], key in whole),
-                    )
-                    for key, i in turn.items()
-                )
-                before = restrict(params, turn)
-                # Whatever counts steps counts one, in however many turns it is taken.
-                now = restrict(with_counters_of(state, before_all), turn)
-                updates, part = transformation.update(
-                    updates, now, before, learning_rate=rate_in
-                )
-                after: Any = apply_updates(before, updates)
-                params.update(
-                    (key, _constrained(after[key], cells[key])) for key in turn
-                )
-                state = merge(state, part)
-            slots = jax.tree.leaves(state)
-            return list(params.values()), slots, count + jnp.ones((), count.dtype)
-
-        self.function = function
+        function = _pure(transformation, schedule, keys, cells, structure, whole)
+        self._function = function
         # Arrays that were not taken from their variables are nobody's but ours.
         self._compiled = jax.jit(function, donate_argnums=(0, 1))
         self._compiled_keeping_values = jax.jit(function, donate_argnums=1)
@@ -116,6 +80,40 @@ class Step:
             self.counter._array = count
         return count
 
+    def of_arrays(
+        self,
+        values: Sequence[jax.Array],
+        weights: Mapping[int, jax.Array],
+        gradients: Sequence[Any],
+        rate: Any,
+        decay: jax.Array,
+    ) -> tuple[list[jax.Array], dict[int, jax.Array]]:
+        """The same of arrays, in place of what variables hold, which stays as it is.
+
+        Args:
+          values: Those of all variables that are trained.
+          weights: Those of the optimizer's weights, by the ``id`` of each.
+          gradients: One for each of the variables, None for those not in this step.
+          rate: As in a step.
+          decay: As in a step.
+        """
+        present = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        given = [packed(gradients[i], values[i]) for i in present]
+        new_values, slots, count = self._function(
+            [values[i] for i in present],
+            [weights[id(slot)] for slot in self.slots],
+            [jax.tree.map(jnp.asarray, gradient) for gradient in given],
+            weights[id(self.counter)],
+            rate,
+            decay,
+        )
+        after = dict(zip(present, new_values, strict=True))
+        ids = [id(weight) for weight in [*self.slots, self.counter]]
+        return (
+            [after.get(i, value) for i, value in enumerate(values)],
+            {**weights, **dict(zip(ids, [*slots, count], strict=True))},
+        )
+
     def _keeps_all_values(self) -> bool:
         """Whether all arrays have been taken: new ones cost less than copies then."""
         if self._donate_variables:
@@ -131,6 +129,49 @@ class Step:
             array = cell._array
             arrays.append(jnp.copy(array) if cell._taken is array else array)
         return arrays
+
+
+def _pure(
+    transformation: optax.GradientTransformationExtraArgs,
+    schedule: Schedule | None,
+    keys: Sequence[str],
+    cells: Mapping[str, Cell],
+    structure: Any,
+    whole: Container[str],
+) -> Callable[..., tuple[list[jax.Array], list[jax.Array], jax.Array]]:
+    """A step as a function of arrays: new values, slots and count of steps."""
+    turns = _turns(keys)
+
+    def function(
+        values: Sequence[jax.Array],
+        slots: Sequence[jax.Array],
+        gradients: Sequence[Any],
+        count: jax.Array,
+        rate: Any,
+        decay: jax.Array,
+    ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+        params = Slots(zip(cells, values, strict=True))
+        state = before_all = structure.unflatten(slots)
+        rate = rate if schedule is None else jnp.asarray(schedule(count))
+        rate_in = _rate_in(rate, decay, count)
+        for turn in turns:
+            updates = Slots(
+                (key, _unpacked(gradients[i], params[key], cells[key], key in whole))
+                for key, i in turn.items()
+            )
+            before = restrict(params, turn)
+            # Whatever counts steps counts one, in however many turns it is taken.
+            now = restrict(with_counters_of(state, before_all), turn)
+            updates, part = transformation.update(
+                updates, now, before, learning_rate=rate_in
+            )
+            after: Any = apply_updates(before, updates)
+            params.update((key, _constrained(after[key], cells[key])) for key in turn)
+            state = merge(state, part)
+        slots = jax.tree.leaves(state)
+        return list(params.values()), slots, count + jnp.ones((), count.dtype)
+
+    return function
 
 
 def _turns(keys: Sequence[str]) -> list[dict[str, int]]:
@@ -256,3 +297,37 @@ def packed(gradient: Any, variable: Any = None) -> Any:
     if isinstance(gradient, Variable):
         return gradient.value
     return np.asarray(gradient, getattr(variable, "dtype", None))
+
+
+def checked_arrays(
+    built: Built,
+    weights: Sequence[Variable],
+    grads: Sequence[Any],
+    trainable_variables: Sequence[ArrayLike],
+    optimizer_variables: Sequence[ArrayLike],
+) -> tuple[list[jax.Array], dict[int, jax.Array]]:
+    """The variables' values, and those of the weights by ``id``.
+
+    Raises:
+      ValueError: If there are not as many as were built, or of other shapes.
+    """
+    for name, given, known in (
+        ("grads", grads, built.trained),
+        ("trainable_variables", trainable_variables, built.trained),
+        ("optimizer_variables", optimizer_variables, weights),
+    ):
+        if len(given) != len(known) or not built.trained:
+            raise ValueError(
+                f"`{name}` has {len(given)} entries, but the optimizer was built "
+                f"for {len(known)}; call `build(variables)` with all variables."
+            )
+    arrays = [*map(jnp.asarray, trainable_variables)]
+    kept = [*map(jnp.asarray, optimizer_variables)]
+    cells = [*(built.cells[key] for key in built.trained), *weights]
+    for cell, array in zip(cells, [*arrays, *kept], strict=True):
+        if cell._array.shape != array.shape:
+            raise ValueError(
+                f"{cell.name} is of shape {cell._array.shape}, the array given "
+                f"for it of shape {array.shape}."
+            )
+    return arrays, dict(zip(map(id, weights), kept, strict=True))

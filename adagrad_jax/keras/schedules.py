@@ -51,7 +51,36 @@ class LearningRateSchedule:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ExponentialDecay(LearningRateSchedule):
+class _DecayByRate(LearningRateSchedule):
+    """A rate that falls with how often ``decay_steps`` steps have been taken."""
+
+    initial_learning_rate: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, positive=("decay_steps",), others=("decay_rate",))
+
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        """The learning rate at ``step``, float32 of shape ()."""
+        decays = (
+            _whole_times(step, self.decay_steps)
+            if self.staircase
+            else _float32(step) / _float32(self.decay_steps)
+        )
+        initial = _float32(self.initial_learning_rate)
+        return self._after(decays, initial, _float32(self.decay_rate))
+
+    def _after(
+        self, decays: jax.Array, initial: jax.Array, decay_rate: jax.Array
+    ) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExponentialDecay(_DecayByRate):
     r"""A rate that is multiplied by ``decay_rate`` every ``decay_steps`` steps.
 
     .. math::
@@ -68,8 +97,7 @@ class ExponentialDecay(LearningRateSchedule):
       name: Kept for ``get_config`` only.
 
     Raises:
-      TypeError: If an argument is no number.
-      ValueError: If one is out of range.
+      TypeError, ValueError: If an argument is no number, or is out of range.
 
     Example:
       >>> from adagrad_jax.keras import schedules
@@ -78,25 +106,14 @@ class ExponentialDecay(LearningRateSchedule):
       0.8 0.2
     """
 
-    initial_learning_rate: float
-    decay_steps: int
-    decay_rate: float
-    staircase: bool = False
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self, positive=("decay_steps",), others=("decay_rate",))
-
-    def __call__(self, step: ArrayLike) -> jax.Array:
-        """The learning rate at ``step``, float32 of shape ()."""
-        decays = _decays(step, self.decay_steps, self.staircase)
-        return (
-            _float32(self.initial_learning_rate) * _float32(self.decay_rate) ** decays
-        )
+    def _after(
+        self, decays: jax.Array, initial: jax.Array, decay_rate: jax.Array
+    ) -> jax.Array:
+        return initial * decay_rate**decays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InverseTimeDecay(LearningRateSchedule):
+class InverseTimeDecay(_DecayByRate):
     r"""A rate that falls as one over time.
 
     .. math::
@@ -112,8 +129,7 @@ class InverseTimeDecay(LearningRateSchedule):
       name: Kept for ``get_config`` only.
 
     Raises:
-      TypeError: If an argument is no number.
-      ValueError: If one is out of range.
+      TypeError, ValueError: As :class:`ExponentialDecay`.
 
     Example:
       >>> from adagrad_jax.keras import schedules
@@ -122,21 +138,10 @@ class InverseTimeDecay(LearningRateSchedule):
       0.8 0.2
     """
 
-    initial_learning_rate: float
-    decay_steps: int
-    decay_rate: float
-    staircase: bool = False
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self, positive=("decay_steps",), others=("decay_rate",))
-
-    def __call__(self, step: ArrayLike) -> jax.Array:
-        """The learning rate at ``step``, float32 of shape ()."""
-        decays = _decays(step, self.decay_steps, self.staircase)
-        return _float32(self.initial_learning_rate) / (
-            1 + _float32(self.decay_rate) * decays
-        )
+    def _after(
+        self, decays: jax.Array, initial: jax.Array, decay_rate: jax.Array
+    ) -> jax.Array:
+        return initial / (1 + decay_rate * decays)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,8 +220,7 @@ class PolynomialDecay(LearningRateSchedule):
       name: Kept for ``get_config`` only.
 
     Raises:
-      TypeError: If an argument is no number.
-      ValueError: If one is out of range.
+      TypeError, ValueError: If an argument is no number, or is out of range.
 
     Example:
       >>> from adagrad_jax.keras import schedules
@@ -269,8 +273,7 @@ class CosineDecay(LearningRateSchedule):
       warmup_steps: How long that rise takes.
 
     Raises:
-      TypeError: If an argument is no number.
-      ValueError: If one is out of range.
+      TypeError, ValueError: If an argument is no number, or is out of range.
 
     Example:
       >>> from adagrad_jax.keras import schedules
@@ -306,7 +309,7 @@ class CosineDecay(LearningRateSchedule):
 
     def _share(self, step: jax.Array) -> jax.Array:
         done = jnp.clip(step / _float32(self.decay_steps), 0, 1)
-        return _half_wave(done, self.alpha)
+        return _half_wave(done, _float32(self.alpha))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -330,8 +333,7 @@ class CosineDecayRestarts(LearningRateSchedule):
       name: Kept for ``get_config`` only.
 
     Raises:
-      TypeError: If an argument is no number.
-      ValueError: If one is out of range.
+      TypeError, ValueError: If an argument is no number, or is out of range.
 
     Example:
       >>> from adagrad_jax.keras import schedules
@@ -371,11 +373,12 @@ class CosineDecayRestarts(LearningRateSchedule):
             number -= jnp.where(self._begin(number) > _float32(step), 1, 0)
             begun = self._begin(number)
         length = _float32(self.first_decay_steps) * ratio**number
-        wave = _half_wave((_float32(step) - begun) / length, 0.0)
-        height = (1 - _float32(self.alpha)) * _float32(self.m_mul) ** number
-        return _float32(self.initial_learning_rate) * (
-            height * wave + _float32(self.alpha)
+        wave = _half_wave(
+            (_float32(step) - begun) / length,
+            _float32(self.alpha),
+            _float32(self.m_mul) ** number,
         )
+        return _float32(self.initial_learning_rate) * wave
 
     def _begin(self, number: jax.Array) -> jax.Array:
         """The step at which a fall begins, if they become longer."""
@@ -449,12 +452,6 @@ def _float32(value: ArrayLike) -> jax.Array:
     return jnp.asarray(value, jnp.float32)
 
 
-def _decays(step: ArrayLike, decay_steps: float, staircase: bool) -> jax.Array:
-    if staircase:
-        return _whole_times(step, decay_steps)
-    return _float32(step) / _float32(decay_steps)
-
-
 def _whole_times(step: ArrayLike, steps: float) -> jax.Array:
     """How often ``steps`` goes into ``step``, rounded down.
 
@@ -466,7 +463,7 @@ def _whole_times(step: ArrayLike, steps: float) -> jax.Array:
     return jnp.floor(_float32(step) / _float32(steps))
 
 
-def _half_wave(done: jax.Array, alpha: float) -> jax.Array:
-    """From 1 to ``alpha`` as ``done`` goes from 0 to 1."""
+def _half_wave(done: jax.Array, alpha: jax.Array, height: ArrayLike = 1.0) -> jax.Array:
+    """From ``height``, times ``1 - alpha``, to 0 as ``done`` goes to 1; and alpha."""
     cosine = 0.5 * (1 + jnp.cos(jnp.pi * done))
-    return (1 - _float32(alpha)) * cosine + _float32(alpha)
+    return (1 - alpha) * height * cosine + alpha

@@ -1,0 +1,82 @@
+"""The gradients of a loss without arguments by the variables that it reads."""
+
+# The arrays of variables are read here without marking them as taken.
+# pyright: reportPrivateUsage=false
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from adagrad_jax._rows.gradient import value_and_grad
+from adagrad_jax.keras._variable import Variable, substituted
+
+
+def listed(var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
+    """The variables that ``var_list`` is, or gives; raises if there is no gradient."""
+    if not callable(loss):
+        raise TypeError(
+            f"'{type(loss).__name__}' object is not callable: `loss` must be a "
+            "function without arguments, so that it can be differentiated."
+        )
+    if callable(var_list) and not isinstance(var_list, Variable):
+        loss()
+        var_list = var_list()
+    variables = [var_list] if isinstance(var_list, Variable) else list(var_list)
+    for variable in variables:
+        if not isinstance(variable, Variable):
+            raise ValueError(
+                f"`var_list` must have Variable objects only, got {variable!r} of "
+                f"type {type(variable).__name__}; of others take the gradients "
+                "with adagrad_jax.value_and_grad, then call apply_gradients."
+            )
+        if jnp.issubdtype(variable.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"Invalid type {variable.dtype} for {variable.name}, expected: "
+                "[float32, float64, float16, bfloat16]."
+            )
+    return variables
+
+
+def gradients_by(
+    variables: Sequence[Variable],
+    loss: Callable[[], ArrayLike],
+    grad_loss: ArrayLike | None,
+    scale: Callable[[ArrayLike], ArrayLike],
+) -> list[Any]:
+    """For each variable its gradient, None where the loss does not read it.
+
+    Args:
+      variables: Of whatever dtypes; one may be there twice.
+      loss: It is its sum that is differentiated.
+      grad_loss: Weights of its elements in that sum.
+      scale: What is done to the sum.
+    """
+    chosen = [v for v in variables if jnp.issubdtype(v.dtype, jnp.floating)]
+    chosen = list({id(v): v for v in chosen}.values())
+    if not chosen:
+        return [None] * len(variables)
+    read: set[int] = set()
+
+    def total(arrays: list[jax.Array]) -> jax.Array:
+        with substituted(chosen, arrays) as read_here:
+            values = jnp.asarray(loss())
+        read.update(read_here)
+        if grad_loss is not None:
+            values = values * jnp.asarray(grad_loss, values.dtype)
+        return jnp.asarray(scale(jnp.sum(values)))
+
+    _, gradients = value_and_grad(total)([v._array for v in chosen])
+    by_variable = dict(zip(map(id, chosen), gradients, strict=True))
+    return [by_variable[id(v)] if id(v) in read else None for v in variables]
+
+
+def check_none_missing(gradients: Sequence[Any], variables: Sequence[Variable]) -> None:
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is None:
+            raise ValueError(
+                f"Variable {variable.name} has `None` for gradient: the loss does not "
+                "read it, or it has no floating-point numbers."
+            )
