@@ -108,9 +108,10 @@ def map_and_replace_rows(
       tables: A tree of arrays that have the gradient's first axis.
       *operands: Whole, or marked.
     """
-    operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     if isinstance(gradient, RowSparse):
-        return _map_and_replace(gradient.grouped(), function, tables, operands)
+        gradient, tables = _map_and_replace(gradient, function, tables, operands)
+        return gradient, tables
+    operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     gradient = jnp.asarray(gradient)
     return function(gradient, tables, *_at_all_rows(gradient, operands))
 
@@ -174,44 +175,36 @@ def map_replace_and_total(
     In two visits the tables, read by one and changed by the other, would be copied.
     ``function`` gives new rows of both, and what is to be summed up of each row.
     """
+    return _map_and_replace(gradient, function, tables, operands, reduction)
+
+
+def _map_and_replace(
+    gradient: RowSparse,
+    function: Callable[..., Any],
+    tables: Any,
+    operands: tuple[Any, ...],
+    reduction: Literal["sum", "max"] = "sum",
+) -> tuple[Any, ...]:
+    """Other rows in both, and the totals of whatever more ``function`` gives."""
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     gradient, num_rows = gradient.grouped(), gradient.shape[0]
     distinct, row = gradient._find_distinct(), gradient.shape[1:]
     one = jax.ShapeDtypeStruct((1, *row), gradient.dtype)
-    mapped, _, terms = result_of(function, one, (RowsOf(tables), *operands))
+    mapped, _, *terms = result_of(function, one, (RowsOf(tables), *operands))
     room = jnp.zeros((distinct.ids.size, *row), mapped.dtype)
-    nothing = _nothing(terms, reduction)
-    step = _All(function, reduction)
-    tables, rows, totals = gradient.fold(
-        step, (tables, room, nothing), FIRST_SLOT, num_rows, *operands
-    )
+    carry = tables, room, _nothing(terms, reduction)
+    step = _MapAndReplace(function, reduction)
+    tables, rows, totals = gradient.fold(step, carry, FIRST_SLOT, num_rows, *operands)
+    # Every slot's row now stands for itself: there is nothing to find anew.
     result = RowSparse(distinct.ids, rows, gradient.shape)
     result._distinct = of_slots(distinct)
-    return result, tables, totals
+    return result, tables, *totals
 
 
 def _nothing(terms: Any, reduction: Literal["sum", "max"]) -> Any:
     return jax.tree.map(
         lambda x: jnp.full(x.shape[1:], _NOTHING[reduction], x.dtype), terms
     )
-
-
-def _map_and_replace(
-    gradient: RowSparse,
-    function: Callable[..., Any],
-    tables: Tables,
-    operands: tuple[Any, ...],
-) -> tuple[RowSparse, Tables]:
-    distinct, row = gradient._find_distinct(), gradient.shape[1:]
-    one = jax.ShapeDtypeStruct((1, *row), gradient.dtype)
-    mapped, _ = result_of(function, one, (RowsOf(tables), *operands))
-    room = jnp.zeros((distinct.ids.size, *row), mapped.dtype)
-    step = _MapAndReplace(function)
-    tables, rows = gradient.fold(step, (tables, room), FIRST_SLOT, *operands)
-    # Every slot's row now stands for itself: there is nothing to find anew.
-    result = RowSparse(distinct.ids, rows, gradient.shape)
-    result._distinct = of_slots(distinct)
-    return result, tables
 
 
 _NOTHING = {"sum": 0, "max": -jnp.inf}
@@ -232,25 +225,6 @@ class _Replace:
 @dataclasses.dataclass(frozen=True)
 class _MapAndReplace:
     function: Callable[..., Any]
-
-    def __call__(
-        self,
-        carry: tuple[Any, jax.Array],
-        rows: jax.Array,
-        ids: jax.Array,
-        first_slot: jax.Array,
-        *operands: Any,
-    ) -> tuple[Any, jax.Array]:
-        tables, mapped = carry
-        old = jax.tree.map(lambda table: take_rows(table, ids), tables)
-        rows, new = self.function(rows, old, *operands)
-        tables = jax.tree.map(lambda t, new: set_rows(t, ids, new), tables, new)
-        return tables, lax.dynamic_update_slice_in_dim(mapped, rows, first_slot, 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class _All:
-    function: Callable[..., Any]
     reduction: Literal["sum", "max"]
 
     def __call__(
@@ -264,7 +238,7 @@ class _All:
     ) -> tuple[Any, jax.Array, Any]:
         tables, mapped, so_far = carry
         old = jax.tree.map(lambda table: take_rows(table, ids), tables)
-        rows, new, terms = self.function(rows, old, *operands)
+        rows, new, *terms = self.function(rows, old, *operands)
         tables = jax.tree.map(lambda t, new: set_rows(t, ids, new), tables, new)
         mapped = lax.dynamic_update_slice_in_dim(mapped, rows, first_slot, 0)
         return tables, mapped, _include(so_far, terms, ids < num_rows, self.reduction)

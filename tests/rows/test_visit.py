@@ -128,6 +128,28 @@ def test_a_total_is_of_the_rows_that_are_named(reduction):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def swap_and_measure(rows, table, factor):
+    return table, rows, both_columns(factor * table, jnp.ones(len(rows)))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "max"])
+def test_one_visit_does_all_three(reduction):
+    """The total sees the tables as they were, too."""
+
+    @jax.jit
+    def run(table):
+        return visit.map_replace_and_total(
+            gradient(), swap_and_measure, reduction, table, jnp.float32(2.0)
+        )[1:]
+
+    table, totals = run(TABLE)
+    _, expected = visit.map_and_replace_rows(gradient(), swap, TABLE)
+    np.testing.assert_array_equal(table, expected)
+    reduce = {"sum": np.sum, "max": np.max}[reduction]
+    np.testing.assert_array_equal(totals["first"], reduce(2 * TABLE[READ, 0]))
+    np.testing.assert_array_equal(totals["scaled"], reduce(2 * TABLE[READ], axis=0))
+
+
 @pytest.mark.parametrize("ids", [[], [NUM_ROWS], [-7]])
 def test_the_total_of_no_rows(ids):
     rows = aj.RowSparse(
