@@ -2,11 +2,11 @@
 
 import os
 
+from tests.compiling import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
-)
+os.environ["XLA_FLAGS"] = xla_flags() + " --xla_force_host_platform_device_count=8"
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -1,5 +1,6 @@
 """Benchmarks are run as ``python -m`` runs them, but where JAX has been imported."""
 
+import os
 import runpy
 import sys
 import warnings
@@ -13,7 +14,9 @@ from benchmarks.machine import Machine
 def quick(monkeypatch, tmp_path, capsys, standard_promotion):
     """Runs a benchmark in a hurry, results in ``tmp_path``; returns what it says."""
     # Contenders still have processes of their own; they are compiled in a hurry, too.
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    flags = os.environ["XLA_FLAGS"].split()
+    one_device = [flag for flag in flags if "device_count" not in flag]
+    monkeypatch.setenv("XLA_FLAGS", " ".join(one_device))
 
     def run(name):
         argv = [name, "--quick", "--out", str(tmp_path)]

@@ -29,6 +29,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
+from tests.compiling import FUSED_AS_USUAL
 
 V, D = 6, 4
 TABLE = (jnp.arange(24.0).reshape(V, D) * 7) % 5 - 2
@@ -60,7 +61,9 @@ def assert_equal(actual, expected, rtol=0.0):
             np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol)
 
 
-def check(fun, *args, rtol=0.0, eager=True, tables="auto", **options):
+def check(
+    fun, *args, rtol=0.0, eager=True, tables="auto", compiler_options=None, **options
+):
     """Checks value and gradients against JAX's, and returns the gradients.
 
     Under ``jit``, and also, as that takes time, operation by operation.
@@ -68,7 +71,7 @@ def check(fun, *args, rtol=0.0, eager=True, tables="auto", **options):
     expected = jax.value_and_grad(fun, **options)
     actual = aj.value_and_grad(fun, tables=tables, **options)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options)
     def compiled(args):
         value, gradients = actual(*args)
         gradients = jax.tree.map(
@@ -378,7 +381,12 @@ def test_ids_narrower_than_the_number_of_rows(read, dtype):
     """Neither the last row's number nor any for "no row" has a place in their dtype."""
     table = jnp.arange(600.0).reshape(300, 2) % 5
     ids = jnp.array([3, 101, 45, 3, jnp.iinfo(dtype).max], dtype)
-    check(lambda table: sum_of_squares(READS[read](table, ids)), table, eager=False)
+    check(
+        lambda table: sum_of_squares(READS[read](table, ids)),
+        table,
+        eager=False,
+        compiler_options=FUSED_AS_USUAL,
+    )
 
 
 @pytest.mark.parametrize("read", READS)

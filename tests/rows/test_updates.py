@@ -21,6 +21,7 @@ from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import adagrad_jax as aj
+from tests.compiling import FUSED_AS_USUAL
 
 NUM_ROWS, WIDTH, STEPS = 7, 3, 4
 SHAPE = (NUM_ROWS, WIDTH)
@@ -974,7 +975,8 @@ def test_nothing_of_the_tables_size_is_made(name):
     if "bfloat16" in name and jax.__version_info__ < (0, 12):
         pytest.skip("XLA for CPUs converts bfloat16 tables to float32 there")
     step, args = PROGRAMS[name]()
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*args)
+    compiled = lowered.compile(compiler_options=FUSED_AS_USUAL)
     table_sized = {
         opcode
         for opcode, result in instructions(compiled.as_text())
