@@ -11,8 +11,8 @@ help:  ## list the commands
 demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (2 minutes)
 	$(BIN)/python -m benchmarks.census
 
-test: $(VENV)/.tests  ## run the tests (12 minutes on two cores)
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/.tests  ## run the tests (10 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.check  ## formatting, lint and types
 	$(BIN)/ruff format --check .
