@@ -103,11 +103,7 @@ def value_and_grad(
 
     @functools.wraps(fun)
     def value_and_grad_of_fun(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        if max(positions) >= len(args):
-            raise TypeError(
-                f"differentiating by {argnums=} needs at least {max(positions) + 1} "
-                f"positional arguments, got {len(args)}; pass them by position."
-            )
+        _check_positional(args, positions)
         chosen = tuple(args[position] for position in positions)
         keyed, structure = jax.tree_util.tree_flatten_with_path(chosen)
         if alone:
@@ -128,6 +124,15 @@ def value_and_grad(
         return value, gradients[0] if alone else gradients
 
     return value_and_grad_of_fun
+
+
+def _check_positional(args: Sequence[Any], positions: Sequence[int]) -> None:
+    if max(positions) >= len(args):
+        raise TypeError(
+            f"differentiating by argnums={positions} needs at least "
+            f"{max(positions) + 1} positional arguments, got {len(args)}; pass them by "
+            "position."
+        )
 
 
 def grad(

@@ -132,13 +132,7 @@ def report(
     if dead_below > 1:
         raise ValueError(f"`dead_below` must be at most 1, got {dead_below!r}.")
     everything = list(nodes(state))
-    found = [node for node in everything if isinstance(node.value, _KINDS)]
-    if not found:
-        raise ValueError(
-            "`state` must contain the state of adagrad_jax.scale_by_adagrad, got a "
-            f"{type(state).__name__} without it; pass what the optimizer's init or "
-            "update returned."
-        )
+    found = _adagrads(state, everything)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     order = {path: index for index, path in enumerate(paths)}
     given = {
@@ -174,6 +168,17 @@ def report(
 
 
 _KINDS = (ScaleByAdagradState, ProximalAdagradState, AdagradDAState, FtrlState)
+
+
+def _adagrads(state: optax.OptState, everything: Sequence[Node]) -> list[Node]:
+    found = [node for node in everything if isinstance(node.value, _KINDS)]
+    if not found:
+        raise ValueError(
+            "`state` must contain the state of adagrad_jax.scale_by_adagrad, got a "
+            f"{type(state).__name__} without it; pass what the optimizer's init or "
+            "update returned."
+        )
+    return found
 
 
 def _near(node: Node, among: Sequence[Node]) -> tuple[dict[str, Any], Any]:
