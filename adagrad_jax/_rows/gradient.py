@@ -14,6 +14,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
+from adagrad_jax._precision import widest
 from adagrad_jax._rows.lookups import Table, Uses, evaluate, find_uses, whole
 from adagrad_jax._rows.row_sparse import RowSparse
 
@@ -337,7 +338,7 @@ def _row_sparse(
         read_rows = read_rows.reshape(read_ids.size, *row)
         rows.append(read_rows.real if real else read_rows)
     # Not rounded to the table's dtype: their sums will be.
-    dtype = functools.reduce(jnp.promote_types, [part.dtype for part in rows])
+    dtype = widest(*(part.dtype for part in rows))
     entries = jnp.concatenate([part.astype(dtype) for part in rows])
     gradient = RowSparse(jnp.concatenate(ids), entries, table.shape)
     return gradient.astype(table.dtype)

@@ -239,7 +239,7 @@ def _rows_as_kept(
     # Not the equation itself, whose variables and fill value are of the other dtype.
     params = dict(eqn.params)
     if _fill_value(eqn) is not None:
-        params["fill_value"] = None
+        params["fill_value"] = 0  # filled later, see below
     return eqn.primitive.bind(table.value, *indices, **params)
 
 

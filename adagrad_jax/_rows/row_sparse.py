@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike, DTypeLike
 
+from adagrad_jax._precision import widest
 from adagrad_jax._rows.distinct import (
     ROW_NUMBERS,
     Carry,
@@ -171,7 +172,7 @@ class RowSparse(metaclass=_OpaqueType):
         if self._distinct is not None or self.dtype != self._entries.dtype:
             return self._put_off(_convert, like)
         # Entries are left as precise as they are.
-        wide = jnp.promote_types(self.dtype, like.dtype)
+        wide = widest(self.dtype, like.dtype)
         result = RowSparse(self._ids, self._entries.astype(wide), self.shape)
         result.dtype = result._sum_dtype = like.dtype
         return result
@@ -284,13 +285,13 @@ class RowSparse(metaclass=_OpaqueType):
                 f"{self.shape} and {other.shape}."
             )
         parts = self._materialized(), other._materialized()
-        wide = jnp.promote_types(*(part._entries.dtype for part in parts))
+        wide = widest(*(part._entries.dtype for part in parts))
         total = RowSparse(
             jnp.concatenate([part._ids for part in parts]),
             jnp.concatenate([part._entries.astype(wide) for part in parts]),
             self.shape,
         )
-        return total.astype(jnp.promote_types(*(part.dtype for part in parts)))
+        return total.astype(widest(*(part.dtype for part in parts)))
 
     def _added_to(self, dense: jax.Array) -> jax.Array:
         if dense.shape != self.shape:
