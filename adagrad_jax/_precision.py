@@ -21,7 +21,7 @@ def at_least_float32(*dtypes: DTypeLike) -> jnp.dtype:
 def widest(*dtypes: DTypeLike) -> jnp.dtype:
     """One that holds the numbers of each, also where JAX is not to promote dtypes."""
     with jax.numpy_dtype_promotion("standard"):
-        return functools.reduce(jnp.promote_types, map(jnp.dtype, dtypes))
+        return jnp.dtype(functools.reduce(jnp.promote_types, dtypes))
 
 
 def squared_magnitude(x: jax.Array, dtype: DTypeLike) -> jax.Array:

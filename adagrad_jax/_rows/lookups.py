@@ -211,7 +211,8 @@ def _read_rows(
     rows = table.cast(_rows_as_kept(eqn, table, indices))
     if eqn.primitive.name == "gather":
         ids = _gathered_ids(eqn, indices[0], num_rows)
-        rows = _filled(eqn, rows, ids, num_rows)
+        if table.dtypes:
+            rows = _filled(eqn, rows, ids, num_rows)
         # Where rows lie along other axes than the last, so must the tap.
         offsets = eqn.params["dimension_numbers"].offset_dims
         batch = indices[0].shape[:-1]

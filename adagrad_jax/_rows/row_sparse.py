@@ -33,8 +33,16 @@ class _OpaqueType(type):
     def __repr__(cls) -> str:
         return (
             "adagrad_jax.RowSparse (cannot leave or enter jit, vmap, scan or cond: "
-            "apply it inside, or pass .to_bcoo() or its .ids and .values)"
+            "apply it inside, or pass .to_bcoo() or its .ids and .values; psum and "
+            "the like would add up ids: give them .to_dense())"
         )
+
+
+_NO_ARRAY = (
+    "a RowSparse is no array, and what was tried with it needs one: scalar factors and "
+    "sums are all that it takes part in. adagrad_jax.global_norm(gradients) is its "
+    "norm, .to_dense() an ordinary array, as large as the table."
+)
 
 
 class RowSparse(metaclass=_OpaqueType):
@@ -195,6 +203,8 @@ class RowSparse(metaclass=_OpaqueType):
             return self
         if isinstance(other, jax.Array | np.ndarray):
             return self._added_to(jnp.asarray(other))
+        if isinstance(other, int | float | complex):
+            raise TypeError(_NO_ARRAY)
         return NotImplemented
 
     __radd__ = __add__
@@ -206,11 +216,7 @@ class RowSparse(metaclass=_OpaqueType):
         return -self + other
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise TypeError(
-            "a RowSparse is no array, and what was tried with it needs one: scalar "
-            "factors and sums are all that it takes part in. Call .to_dense() if an "
-            "array as large as the table will do."
-        )
+        raise TypeError(_NO_ARRAY)
 
     def _refuse(self, *_: Any) -> Any:
         raise TypeError(
@@ -218,7 +224,17 @@ class RowSparse(metaclass=_OpaqueType):
             ".to_dense(), or with its .ids and .values."
         )
 
-    __eq__ = __ne__ = __bool__ = _refuse
+    __eq__ = __ne__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+    def _no_array(self, *_: Any) -> Any:
+        raise TypeError(_NO_ARRAY)
+
+    __getitem__ = __iter__ = __len__ = __abs__ = _no_array
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __rtruediv__ = _no_array
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no attribute {name!r}: {_NO_ARRAY}")
+
     __hash__ = object.__hash__
 
     def then(self, function: Callable[..., jax.Array], *operands: Any) -> "RowSparse":
