@@ -20,6 +20,7 @@ from adagrad_jax._clipping import cap_row_norms as cap_row_norms
 from adagrad_jax._clipping import clip_by_global_norm as clip_by_global_norm
 from adagrad_jax._clipping import clip_by_norm as clip_by_norm
 from adagrad_jax._clipping import clip_by_value as clip_by_value
+from adagrad_jax._clipping import global_norm as global_norm
 from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
 from adagrad_jax._ftrl import FtrlState as FtrlState
@@ -63,6 +64,7 @@ __all__ = [
     "diagnostics",
     "dialects",
     "ftrl",
+    "global_norm",
     "grad",
     "interop",
     "inverse_time_decay",

@@ -118,8 +118,18 @@ def is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:
 def _check_count(name: str, value: Any, least: int) -> None:
     if value is not None and not (isinstance(value, int) and value >= least):
         raise ValueError(
-            f"`{name}` must be an integer >= {least} or None, got {value!r}."
+            f"`{name}` must be an integer >= {least} or None, got {value!r}"
+            f"{_if_injected(name, value)}."
         )
+
+
+def _if_injected(name: str, value: Any) -> str:
+    """What to do where a number has become an array that need not be known."""
+    if not isinstance(value, jax.Array):
+        return ""
+    return (
+        f"; optax.inject_hyperparams leaves it a number if {name!r} is in static_args="
+    )
 
 
 def decay_whole_params(
@@ -129,7 +139,9 @@ def decay_whole_params(
 
     def refuse_rows(updates: Any, _: optax.Params | None) -> Any:
         updates = from_bcoo_leaves(updates)
-        check_row_sparse(updates, "`weight_decay` is of whole parameters here")
+        reason = "`weight_decay` is of whole parameters here"
+        injected = _if_injected("weight_decay", weight_decay)
+        check_row_sparse(updates, f"{reason}{injected}")
         return updates
 
     decay = optax.chain(optax.stateless(refuse_rows), add_decayed_weights(weight_decay))

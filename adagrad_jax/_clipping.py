@@ -125,6 +125,50 @@ def clip_by_global_norm(
     return _clip_by_norm(max_norm, lambda leaves: [leaves])
 
 
+def global_norm(tree: Any) -> jax.Array:
+    r"""The Euclidean norm of all leaves of ``tree`` together.
+
+    .. math::
+
+        n = \sqrt{\sum_{\text{leaves}} \lVert g \rVert_2^2}
+
+    ``optax.global_norm`` that also takes a :class:`RowSparse`, whose repeated rows are
+    summed first: it is the norm of the gradient, not of its entries.
+
+    Args:
+      tree: Gradients, updates or parameters, of any shapes.
+
+    Returns:
+      A number of shape (), in float32 or wider: no square of a float16 overflows.
+
+    Raises:
+      TypeError: If a leaf is neither floating-point nor complex.
+
+    Example:
+      >>> import adagrad_jax as aj, jax.numpy as jnp
+      >>> rows = aj.RowSparse([1, 1], jnp.array([[1.0], [2.0]]), (4, 1))
+      >>> print(aj.global_norm({"table": rows, "bias": jnp.array([4.0])}))
+      5.0
+    """
+    leaves = _gradient_leaves(tree)[0]
+    return jnp.sqrt(_sum_of_squares(leaves))
+
+
+def _sum_of_squares(leaves: list[Any]) -> jax.Array:
+    total = jnp.zeros((), at_least_float32(*(leaf.dtype for leaf in leaves)))
+    for leaf in leaves:
+        total += sum_of_squares(leaf, total.dtype)
+    return total
+
+
+def _gradient_leaves(tree: Any) -> tuple[list[Any], Any]:
+    """Leaves whose distinct rows are known, and the tree's structure."""
+    tree = from_bcoo_leaves(tree)
+    check_leaves(tree, "gradient")
+    leaves, structure = jax.tree.flatten(tree)
+    return list(map(grouped, leaves)), structure
+
+
 def _clip_by_norm(
     max_norm: ArrayLike, grouping: Callable[[list[Any]], list[list[Any]]]
 ) -> optax.GradientTransformationExtraArgs:
@@ -132,16 +176,11 @@ def _clip_by_norm(
     check_hyperparameter("max_norm", max_norm, infinity=True)
 
     def clip(leaves: list[Any]) -> list[Any]:
-        leaves = [grouped(leaf) for leaf in leaves]
-        total = jnp.zeros((), at_least_float32(*(leaf.dtype for leaf in leaves)))
-        for leaf in leaves:
-            total += sum_of_squares(leaf, total.dtype)
+        total = _sum_of_squares(leaves)
         return [map_rows(leaf, _shrink, total, max_norm) for leaf in leaves]
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
-        check_leaves(updates, "gradient")
-        leaves, structure = jax.tree.flatten(updates)
+        leaves, structure = _gradient_leaves(updates)
         groups = map(clip, grouping(leaves))
         return structure.unflatten([leaf for group in groups for leaf in group])
 

@@ -5,6 +5,8 @@ less than about 1/256 of it. So arithmetic on squares is in float32 or wider, wh
 the dtypes of gradients and accumulators are.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -14,6 +16,12 @@ def at_least_float32(*dtypes: DTypeLike) -> jnp.dtype:
     """What to sum squares in: float64 if any has 64-bit parts, else float32."""
     wide = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def widest(*dtypes: DTypeLike) -> jnp.dtype:
+    """One that holds the numbers of each, also where JAX is not to promote dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.dtype(functools.reduce(jnp.promote_types, dtypes))
 
 
 def squared_magnitude(x: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -307,3 +307,25 @@ def test_the_cap_holds_also_where_updates_have_less_precision():
     params, cap = jnp.full((1, 1), 1001.9), aj.cap_row_norms(1.0)
     updates, _ = cap.update(jnp.zeros((1, 1), jnp.bfloat16), cap.init(params), params)
     assert abs(aj.apply_updates(params, updates)) <= 1
+
+
+@pytest.mark.usefixtures("x64")
+@hypothesis.settings(max_examples=25)  # of new shapes each
+@hypothesis.given(tree=st.lists(arrays, max_size=3))
+def test_global_norm_is_the_norm_of_all(tree):
+    expected = np.sqrt(sum(norm(x) ** 2 for x in tree))
+    np.testing.assert_allclose(aj.global_norm(tree), expected, rtol=1e-12)
+
+
+def test_global_norm_sums_repeated_rows_and_does_not_overflow():
+    rows = aj.RowSparse([1, 1, 9], jnp.array([[1.0], [2.0], [5.0]]), (4, 1))
+    bias = jnp.array([4.0, 0.0])
+    tree = {"table": rows, "bias": bias}
+    np.testing.assert_allclose(aj.global_norm(tree), 5.0, rtol=1e-6)
+    bcoo = {"table": rows.to_bcoo(), "bias": bias}
+    np.testing.assert_allclose(jax.jit(aj.global_norm)(bcoo), 5.0, rtol=1e-6)
+    half = aj.global_norm(jnp.array([3e4, 4e4], jnp.float16))
+    assert half == 5e4 and half.dtype == jnp.float32
+    np.testing.assert_allclose(aj.global_norm(jnp.array([3 + 4j])), 5.0, rtol=1e-6)
+    with pytest.raises(TypeError, match=r"gradient at \['n'\] must be floating"):
+        aj.global_norm({"n": jnp.arange(3)})

@@ -97,6 +97,23 @@ class Distinct(NamedTuple):
     num_used: jax.Array
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """For each distinct row the sum of its entries.
+
+    Attributes:
+      entries: ``(n, ...)``.
+      distinct: What :func:`find_distinct` says of their ids.
+      dtype: What sums are rounded to, once, and before any stage; entries may be more
+        precise.
+    """
+
+    entries: jax.Array
+    distinct: Distinct
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
     """Gives a slot to each distinct one of ``ids``, int32 from 0 to ``num_rows``."""
@@ -116,8 +133,7 @@ def of_slots(distinct: Distinct) -> Distinct:
 def fold(
     step: Callable[..., Carry],
     carry: Carry,
-    entries: jax.Array,
-    distinct: Distinct,
+    sums: Sums,
     stages: tuple[Stage, ...] = (),
     operands: tuple[Any, ...] = (),
 ) -> Carry:
@@ -125,11 +141,10 @@ def fold(
 
     Args:
       step: A hashable ``(carry, rows, ids, *operands) -> carry``, called with the sums
-        of the entries of some rows, as the stages made them; where ids are out of
-        range, rows are meaningless.
+        of some rows, as the stages made them; where ids are out of range, rows are
+        meaningless.
       carry: A tree of arrays; tables in it are updated in place if XLA can.
-      entries: ``(n, ...)``.
-      distinct: What :func:`find_distinct` says of their ids.
+      sums: Of the entries of each row.
       stages: What to apply to the sums, in order.
       operands: For ``step``, whole or marked as for a stage.
     """
@@ -144,16 +159,14 @@ def fold(
 
     functions = tuple(function for function, _ in stages)
     stage_operands = tuple(tuple(map(mark, others)) for _, others in stages)
-    return _fold(step, functions, carry, entries, distinct, stage_operands, operands)
+    return _fold(step, functions, carry, sums, stage_operands, operands)
 
 
-def all_rows(
-    entries: jax.Array, distinct: Distinct, stages: tuple[Stage, ...] = ()
-) -> jax.Array:
+def all_rows(sums: Sums, stages: tuple[Stage, ...] = ()) -> jax.Array:
     """The row of every slot; anything for those whose ids are out of range."""
     functions = tuple(function for function, _ in stages)
     stage_operands = tuple(operands for _, operands in stages)
-    return _all_rows(functions, entries, distinct, stage_operands)
+    return _all_rows(functions, sums, stage_operands)
 
 
 def at_rows(
@@ -201,11 +214,12 @@ def _fold(
     step: Callable[..., Carry],
     functions: tuple[Callable[..., jax.Array], ...],
     carry: Carry,
-    entries: jax.Array,
-    distinct: Distinct,
+    sums: Sums,
     stage_operands: tuple[tuple[Any, ...], ...],
     operands: tuple[Any, ...],
 ) -> Carry:
+    entries, distinct = sums.entries, sums.distinct
+
     def visit(carry: Carry, rows: jax.Array, ids: jax.Array, first_slot: Any) -> Carry:
         leaves = jax.tree.leaves(carry)
         current = jax.tree.map(
@@ -213,7 +227,7 @@ def _fold(
             stage_operands,
             is_leaf=lambda x: isinstance(x, _Changing),
         )
-        rows = _through(functions, current, rows.astype(entries.dtype), ids)
+        rows = _through(functions, current, rows.astype(sums.dtype), ids)
         return step(carry, rows, ids, *at_rows(ids, operands, first_slot))
 
     def in_blocks(carry: Carry) -> Carry:
@@ -242,15 +256,15 @@ def _fold(
 @functools.partial(jax.jit, static_argnums=0)
 def _all_rows(
     functions: tuple[Callable[..., jax.Array], ...],
-    entries: jax.Array,
-    distinct: Distinct,
+    sums: Sums,
     stage_operands: tuple[tuple[Any, ...], ...],
 ) -> jax.Array:
+    entries, distinct = sums.entries, sums.distinct
     num_slots = distinct.ids.size
     rows = lax.platform_dependent(
         cpu=lambda: _sum_slots(entries, distinct.slot, num_slots),
         default=lambda: _sum_neighbours(entries, distinct),
-    ).astype(entries.dtype)
+    ).astype(sums.dtype)
     return _through(functions, stage_operands, rows, distinct.ids)
 
 

@@ -14,6 +14,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 
+from adagrad_jax._precision import widest
 from adagrad_jax._rows.lookups import Table, Uses, evaluate, find_uses, whole
 from adagrad_jax._rows.row_sparse import RowSparse
 
@@ -330,12 +331,17 @@ def _row_sparse(
     table: jax.Array, reads: list[tuple[jax.Array, jax.Array]]
 ) -> RowSparse:
     """The gradient of ``table`` from the ids and the derivatives of each read."""
-    row = table.shape[1:]
-    ids = [ids.reshape(-1) for ids, _ in reads]
-    rows = [rows.reshape(ids.size, *row).astype(table.dtype) for ids, rows in reads]
-    if not reads:
-        ids, rows = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, *row), table.dtype)]
-    return RowSparse(jnp.concatenate(ids), jnp.concatenate(rows), table.shape)
+    row, real = table.shape[1:], not jnp.iscomplexobj(table)
+    ids = [jnp.zeros(0, jnp.int32), *(ids.reshape(-1) for ids, _ in reads)]
+    rows = [jnp.zeros((0, *row), table.dtype)]
+    for read_ids, read_rows in reads:
+        read_rows = read_rows.reshape(read_ids.size, *row)
+        rows.append(read_rows.real if real else read_rows)
+    # Not rounded to the table's dtype: their sums will be.
+    dtype = widest(*(part.dtype for part in rows))
+    entries = jnp.concatenate([part.astype(dtype) for part in rows])
+    gradient = RowSparse(jnp.concatenate(ids), entries, table.shape)
+    return gradient.astype(table.dtype)
 
 
 def _has_rows(leaf: Any) -> bool:

@@ -102,7 +102,7 @@ def find_uses(jaxpr: core.Jaxpr, tables: Sequence[int | None]) -> Uses:
         if not present:
             continue
         name = eqn.primitive.name
-        if name == "stop_gradient" or not any(map(_differentiable, eqn.outvars)):
+        if name == "stop_gradient" or not _passes_derivatives_back(eqn):
             found.of[position] = "constant"
         elif name in _SAME_ROWS:
             found.of[position] = "same"
@@ -208,9 +208,11 @@ def _read_rows(
     """The equation's result, with the tap's derivative, and the ids of its rows."""
     table, *indices = args
     num_rows = table.value.shape[0]
-    (rows,) = _bind(eqn, [table.value, *indices])
+    rows = table.cast(_rows_as_kept(eqn, table, indices))
     if eqn.primitive.name == "gather":
         ids = _gathered_ids(eqn, indices[0], num_rows)
+        if table.dtypes:
+            rows = _filled(eqn, rows, ids, num_rows)
         # Where rows lie along other axes than the last, so must the tap.
         offsets = eqn.params["dimension_numbers"].offset_dims
         batch = indices[0].shape[:-1]
@@ -226,7 +228,39 @@ def _read_rows(
         )
         step = steps[0] if steps else 1
         ids = jnp.arange(starts[0], ends[0], step, dtype=jnp.int32)
-    return _with_derivative_of(table.cast(rows), tap), row_or_none(ids, num_rows)
+    return _with_derivative_of(rows, tap), row_or_none(ids, num_rows)
+
+
+def _rows_as_kept(
+    eqn: core.JaxprEqn, table: Table, indices: Sequence[jax.Array]
+) -> jax.Array:
+    """The rows before they are cast, where the equation reads them from the cast."""
+    if not table.dtypes:
+        return _bind(eqn, [table.value, *indices])[0]
+    # Not the equation itself, whose variables and fill value are of the other dtype.
+    params = dict(eqn.params)
+    if _fill_value(eqn) is not None:
+        params["fill_value"] = 0  # filled later, see below
+    return eqn.primitive.bind(table.value, *indices, **params)
+
+
+def _filled(
+    eqn: core.JaxprEqn, rows: jax.Array, ids: jax.Array, num_rows: int
+) -> jax.Array:
+    """``rows`` with the fill value, which is of their dtype, where none was read."""
+    fill = _fill_value(eqn)
+    if fill is None:
+        return rows
+    numbers, window = eqn.params["dimension_numbers"], eqn.params["slice_sizes"][0]
+    batch = [axis for axis in range(rows.ndim) if axis not in numbers.offset_dims]
+    read = ids.reshape(*(rows.shape[axis] for axis in batch), window)[..., 0] < num_rows
+    read = lax.broadcast_in_dim(read, rows.shape, batch)
+    return lax.select(read, rows, jnp.full_like(rows, fill))
+
+
+def _fill_value(eqn: core.JaxprEqn) -> Any:
+    filling = eqn.params.get("mode") == lax.GatherScatterMode.FILL_OR_DROP
+    return eqn.params["fill_value"] if filling else None
 
 
 def _gathered_ids(eqn: core.JaxprEqn, indices: jax.Array, num_rows: int) -> jax.Array:
@@ -433,6 +467,12 @@ def _scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
 
 def _lookup(table_of: dict[Any, int | None], atom: Any) -> int | None:
     return None if isinstance(atom, core.Literal) else table_of.get(atom)
+
+
+def _passes_derivatives_back(eqn: core.JaxprEqn) -> bool:
+    """Whether its results have derivatives, or it may write into a Ref that has."""
+    is_ref = [hasattr(_aval(atom), "inner_aval") for atom in eqn.invars]
+    return any(is_ref) or any(map(_differentiable, eqn.outvars))
 
 
 def _differentiable(var: Any) -> bool:

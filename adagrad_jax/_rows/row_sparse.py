@@ -1,6 +1,7 @@
 """The gradient of a table of which only some rows were read."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike, DTypeLike
 
+from adagrad_jax._precision import widest
 from adagrad_jax._rows.distinct import (
     ROW_NUMBERS,
     Carry,
     Distinct,
     Stage,
+    Sums,
     all_rows,
     find_distinct,
     fold,
@@ -30,8 +33,16 @@ class _OpaqueType(type):
     def __repr__(cls) -> str:
         return (
             "adagrad_jax.RowSparse (cannot leave or enter jit, vmap, scan or cond: "
-            "apply it inside, or pass .to_bcoo() or its .ids and .values)"
+            "apply it inside, or pass .to_bcoo() or its .ids and .values; psum and "
+            "the like would add up ids: give them .to_dense())"
         )
+
+
+_NO_ARRAY = (
+    "a RowSparse is no array, and what was tried with it needs one: scalar factors and "
+    "sums are all that it takes part in. adagrad_jax.global_norm(gradients) is its "
+    "norm, .to_dense() an ordinary array, as large as the table."
+)
 
 
 class RowSparse(metaclass=_OpaqueType):
@@ -81,7 +92,9 @@ class RowSparse(metaclass=_OpaqueType):
         values, shape = jnp.asarray(values), tuple(shape)
         _check_parts(ids, values, shape)
         self.shape = shape
-        self.dtype = values.dtype
+        # Of the rows as they will be, and of the sums that they are made of. Entries
+        # may be more precise: only their sums are rounded.
+        self.dtype = self._sum_dtype = values.dtype
         self._ids = row_or_none(ids, shape[0])
         self._entries = values
         # Known once the entries have been grouped by row, and what to do to each row's
@@ -96,7 +109,7 @@ class RowSparse(metaclass=_OpaqueType):
 
     @property
     def values(self) -> jax.Array:
-        """``(n, *shape[1:])``, of this dtype."""
+        """``(n, *shape[1:])``, as precise as the rows were read; see ``dtype``."""
         return self._materialized()._entries
 
     @property
@@ -137,7 +150,11 @@ class RowSparse(metaclass=_OpaqueType):
         return jnp.zeros(self.shape, self.dtype) + self
 
     def to_bcoo(self) -> BCOO:
-        """A ``jax.experimental.sparse.BCOO``, a pytree, which may cross ``jax.jit``."""
+        """A ``jax.experimental.sparse.BCOO``, a pytree, which may cross ``jax.jit``.
+
+        Of :attr:`values`: where they are more precise than the table, say so again
+        behind it: ``RowSparse.from_bcoo(x).astype(table.dtype)``.
+        """
         return BCOO((self.values, self.ids[:, None]), shape=self.shape)
 
     @classmethod
@@ -157,8 +174,16 @@ class RowSparse(metaclass=_OpaqueType):
         return cls(array.indices[:, 0], array.data, array.shape)
 
     def astype(self, dtype: DTypeLike) -> "RowSparse":
-        """The same in another dtype."""
-        return self._each_row(_convert, jnp.zeros((), dtype))
+        """The same in another dtype, to which the sum of each row is rounded once."""
+        like = jnp.zeros((), dtype)
+        _check_inexact("dtype", like.dtype)
+        if self._distinct is not None or self.dtype != self._entries.dtype:
+            return self._put_off(_convert, like)
+        # Entries are left as precise as they are.
+        wide = widest(self.dtype, like.dtype)
+        result = RowSparse(self._ids, self._entries.astype(wide), self.shape)
+        result.dtype = result._sum_dtype = like.dtype
+        return result
 
     def __neg__(self) -> "RowSparse":
         return self * -1
@@ -178,6 +203,8 @@ class RowSparse(metaclass=_OpaqueType):
             return self
         if isinstance(other, jax.Array | np.ndarray):
             return self._added_to(jnp.asarray(other))
+        if isinstance(other, int | float | complex):
+            raise TypeError(_NO_ARRAY)
         return NotImplemented
 
     __radd__ = __add__
@@ -189,11 +216,7 @@ class RowSparse(metaclass=_OpaqueType):
         return -self + other
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise TypeError(
-            "a RowSparse is no array, and what was tried with it needs one: scalar "
-            "factors and sums are all that it takes part in. Call .to_dense() if an "
-            "array as large as the table will do."
-        )
+        raise TypeError(_NO_ARRAY)
 
     def _refuse(self, *_: Any) -> Any:
         raise TypeError(
@@ -201,7 +224,17 @@ class RowSparse(metaclass=_OpaqueType):
             ".to_dense(), or with its .ids and .values."
         )
 
-    __eq__ = __ne__ = __bool__ = _refuse
+    __eq__ = __ne__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+    def _no_array(self, *_: Any) -> Any:
+        raise TypeError(_NO_ARRAY)
+
+    __getitem__ = __iter__ = __len__ = __abs__ = _no_array
+    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __rtruediv__ = _no_array
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no attribute {name!r}: {_NO_ARRAY}")
+
     __hash__ = object.__hash__
 
     def then(self, function: Callable[..., jax.Array], *operands: Any) -> "RowSparse":
@@ -219,8 +252,7 @@ class RowSparse(metaclass=_OpaqueType):
         Each distinct row comes once, its entries summed, some rows at a time; ``step``,
         hashable, must ignore those whose ids are out of range.
         """
-        distinct = self._find_distinct()
-        return fold(step, carry, self._entries, distinct, self._stages, operands)
+        return fold(step, carry, self._sums(), self._stages, operands)
 
     def summed(self) -> "RowSparse":
         """The same with each row once, in any order; see :meth:`coalesce`."""
@@ -232,6 +264,9 @@ class RowSparse(metaclass=_OpaqueType):
         result._distinct = self._find_distinct()
         return result
 
+    def _sums(self) -> Sums:
+        return Sums(self._entries, self._find_distinct(), self._sum_dtype)
+
     def _find_distinct(self) -> Distinct:
         return self._distinct or find_distinct(self._ids, self.shape[0])
 
@@ -239,14 +274,13 @@ class RowSparse(metaclass=_OpaqueType):
         """The same, with nothing left to be done to its rows, nor to group them."""
         if self._distinct is None:
             return self
-        ids = self._distinct.ids
-        rows = all_rows(self._entries, self._distinct, self._stages)
+        ids, rows = self._distinct.ids, all_rows(self._sums(), self._stages)
         named = jnp.expand_dims(ids < self.shape[0], range(1, self.ndim))
         return RowSparse(ids, jnp.where(named, rows, 0), self.shape)
 
     def _each_row(self, function: Callable[..., jax.Array], operand: Any) -> Any:
         """Of a function that is linear: of each entry, where nothing is put off."""
-        if self._distinct is not None:
+        if self._distinct is not None or self.dtype != self._entries.dtype:
             return self._put_off(function, operand)
         return RowSparse(self._ids, function(self._entries, operand), self.shape)
 
@@ -267,11 +301,13 @@ class RowSparse(metaclass=_OpaqueType):
                 f"{self.shape} and {other.shape}."
             )
         parts = self._materialized(), other._materialized()
-        return RowSparse(
+        wide = widest(*(part._entries.dtype for part in parts))
+        total = RowSparse(
             jnp.concatenate([part._ids for part in parts]),
-            jnp.concatenate([part._entries for part in parts]),
+            jnp.concatenate([part._entries.astype(wide) for part in parts]),
             self.shape,
         )
+        return total.astype(widest(*(part.dtype for part in parts)))
 
     def _added_to(self, dense: jax.Array) -> jax.Array:
         if dense.shape != self.shape:
@@ -282,6 +318,24 @@ class RowSparse(metaclass=_OpaqueType):
         zero = jax.ShapeDtypeStruct((), self.dtype)
         dtype = jax.eval_shape(jnp.add, dense, zero).dtype
         return self.fold(_add_to_rows, dense.astype(dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A :class:`RowSparse` as a pytree: for ``jax.jit``, nothing of it is lost."""
+
+    ids: jax.Array
+    values: jax.Array
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, gradient: RowSparse) -> "Packed":
+        return cls(gradient.ids, gradient.values, gradient.shape, gradient.dtype)
+
+    def unpacked(self) -> RowSparse:
+        return RowSparse(self.ids, self.values, self.shape).astype(self.dtype)
 
 
 def from_bcoo_leaves(updates: Any) -> Any:
@@ -335,6 +389,13 @@ def _scalar(done: str, value: Any) -> ArrayLike:
     )
 
 
+def _check_inexact(name: str, dtype: DTypeLike) -> None:
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"`{name}` must be floating-point or complex, got dtype {dtype}."
+        )
+
+
 def _check_parts(
     ids: jax.Array | np.ndarray, values: jax.Array, shape: tuple[int, ...]
 ) -> None:
@@ -343,10 +404,7 @@ def _check_parts(
             f"`ids` must be integers, got dtype {ids.dtype}; convert them where they "
             "are made, so that no row is lost to rounding."
         )
-    if not jnp.issubdtype(values.dtype, jnp.inexact):
-        raise TypeError(
-            f"`values` must be floating-point or complex, got dtype {values.dtype}."
-        )
+    _check_inexact("values", values.dtype)
     if not shape or shape[0] > jnp.iinfo(jnp.int32).max:
         raise ValueError(
             f"`shape` must have a first axis of rows, fewer than 2**31, got {shape}."

@@ -149,7 +149,9 @@ def map_entries(function: Callable[[Any], Any], gradients: Any) -> Any:
     )
     return jax.tree.map(
         lambda g, new: (
-            RowSparse(g.ids, new, g.shape) if isinstance(g, RowSparse) else new
+            RowSparse(g.ids, new, g.shape).astype(g.dtype)
+            if isinstance(g, RowSparse)
+            else new
         ),
         gradients,
         function(entries),

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._rows.row_sparse import Packed, RowSparse
 from adagrad_jax.keras._built import Built
 from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
 from adagrad_jax.keras._variable import Cell, Variable, arrays_lock
@@ -224,16 +224,18 @@ def _rate_in(
 
 def _unpacked(gradient: Any, param: jax.Array, cell: Cell, whole: bool) -> Any:
     """The gradient, row-sparse where it may be; raises if it does not fit."""
-    if isinstance(gradient, BCOO):
+    if isinstance(gradient, Packed):
+        gradient = gradient.unpacked()
+    elif isinstance(gradient, BCOO):
         try:
             gradient = RowSparse.from_bcoo(gradient)
         except (TypeError, ValueError) as error:
             raise type(error)(f"gradient of {cell.name}: {error}") from error
-        if cell.constraint is not None:
-            raise RuntimeError(
-                "Cannot use a constraint function on a sparse variable: the gradient "
-                f"of {cell.name} is row-sparse; pass .to_dense() of it."
-            )
+    if isinstance(gradient, RowSparse) and cell.constraint is not None:
+        raise RuntimeError(
+            "Cannot use a constraint function on a sparse variable: the gradient "
+            f"of {cell.name} is row-sparse; pass .to_dense() of it."
+        )
     for what in ("shape", "dtype"):
         found, wanted = getattr(gradient, what), getattr(param, what)
         if found != wanted:
@@ -293,7 +295,7 @@ def packed(gradient: Any, variable: Any = None) -> Any:
     if _is_array(type(gradient)) or isinstance(gradient, jax.Array):
         return gradient
     if isinstance(gradient, RowSparse):
-        return gradient.to_bcoo()
+        return Packed.of(gradient)
     if isinstance(gradient, Variable):
         return gradient.value
     return np.asarray(gradient, getattr(variable, "dtype", None))

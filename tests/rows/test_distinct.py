@@ -175,10 +175,9 @@ def test_fold_visits_each_row_once(form, n, num_rows):
         start = jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))
         stages = ((double, (jnp.float32(2.0),)), (add_id, (distinct_rows.ROW_NUMBERS,)))
         operands = (jnp.float32(3.0),)
-        rows = distinct_rows.all_rows(entries, distinct, stages)
-        folded = distinct_rows.fold(
-            count_and_add, start, entries, distinct, stages, operands
-        )
+        sums = distinct_rows.Sums(entries, distinct, entries.dtype)
+        rows = distinct_rows.all_rows(sums, stages)
+        folded = distinct_rows.fold(count_and_add, start, sums, stages, operands)
         return folded, rows, distinct
 
     (visits, table), rows, distinct = run(ids, entries)
@@ -206,8 +205,7 @@ def test_a_block_that_is_not_full_is_the_last(form):
         visits, table = distinct_rows.fold(
             count_and_add,
             (jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))),
-            jnp.asarray(entries),
-            distinct,
+            distinct_rows.Sums(jnp.asarray(entries), distinct, jnp.float32),
             operands=(jnp.float32(1.0),),
         )
         np.testing.assert_array_equal(visits, np.arange(num_rows) < used)
@@ -298,11 +296,10 @@ def test_exports(platform, n):
         distinct = distinct_rows.find_distinct(ids, 50)
         start = jnp.zeros(50, jnp.int32), jnp.zeros((50, 2))
         operands = (jnp.float32(1.0),)
+        sums = distinct_rows.Sums(entries, distinct, entries.dtype)
         return (
-            distinct_rows.fold(
-                count_and_add, start, entries, distinct, operands=operands
-            ),
-            distinct_rows.all_rows(entries, distinct),
+            distinct_rows.fold(count_and_add, start, sums, operands=operands),
+            distinct_rows.all_rows(sums),
         )
 
     args = jnp.zeros(n, jnp.int32), jnp.zeros((n, 2))

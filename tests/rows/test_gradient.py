@@ -24,11 +24,11 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
-from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
+from adagrad_jax._rows.row_sparse import Packed
 from tests.compiling import FUSED_AS_USUAL
 
 V, D = 6, 4
@@ -43,8 +43,8 @@ def to_dense(gradients):
     def convert(leaf):
         if not isinstance(leaf, aj.RowSparse):
             return leaf
-        zeros = jnp.zeros(leaf.shape, leaf.dtype)
-        return zeros.at[leaf.ids].add(leaf.values, mode="drop")
+        zeros = jnp.zeros(leaf.shape, leaf.values.dtype)
+        return zeros.at[leaf.ids].add(leaf.values, mode="drop").astype(leaf.dtype)
 
     return jax.tree.map(convert, gradients)
 
@@ -75,15 +75,15 @@ def check(
     def compiled(args):
         value, gradients = actual(*args)
         gradients = jax.tree.map(
-            lambda leaf: leaf.to_bcoo() if is_row_sparse(leaf) else leaf, gradients
+            lambda leaf: Packed.of(leaf) if is_row_sparse(leaf) else leaf, gradients
         )
         return expected(*args), (value, gradients)
 
     expected, (value, gradients) = compiled(args)
     gradients = jax.tree.map(
-        lambda leaf: aj.RowSparse.from_bcoo(leaf) if isinstance(leaf, BCOO) else leaf,
+        lambda leaf: leaf.unpacked() if isinstance(leaf, Packed) else leaf,
         gradients,
-        is_leaf=lambda leaf: isinstance(leaf, BCOO),
+        is_leaf=lambda leaf: isinstance(leaf, Packed),
     )
     assert_equal((value, to_dense(gradients)), expected, rtol)
     if eager:
@@ -418,6 +418,147 @@ def test_64_bits(ids):
         lambda table: sum_of_squares(jnp.take(table, ids, axis=0, fill_value=0)), table
     )
     assert gradient.values.dtype == jnp.float64 and gradient.ids.dtype == jnp.int32
+
+
+# What a read, or what is no read, carries besides its ids.
+
+
+def into_a_ref(table):
+    ref = jax.new_ref(jnp.zeros_like(table))
+    jax.ref.addupdate(ref, ..., table)
+    return jnp.sum(ref[...] ** 2)
+
+
+def handed_to_jit(table):
+    ref = jax.new_ref(jnp.zeros_like(table))
+    jax.jit(lambda ref, table: jax.ref.addupdate(ref, ..., table))(ref, table)
+    return jnp.sum(ref[...] ** 2)
+
+
+def written_in_scan(table):
+    ref = jax.new_ref(jnp.zeros_like(table))
+
+    def turn(carry, factor):
+        jax.ref.addupdate(ref, ..., factor * table)
+        return carry, None
+
+    lax.scan(turn, 0, jnp.array([1.0, 2.0]))
+    return jnp.sum(ref[...] ** 2)
+
+
+def written_in_fori_loop(table):
+    ref = jax.new_ref(jnp.zeros_like(table))
+
+    def turn(i, carry):
+        jax.ref.addupdate(ref, ..., table)
+        return carry
+
+    lax.fori_loop(0, 2, turn, 0)
+    return jnp.sum(ref[...] ** 2)
+
+
+INTO_REFS = {
+    "plain": into_a_ref,
+    "jit": jax.jit(into_a_ref),
+    "handed to jit": handed_to_jit,
+    "scan": written_in_scan,
+    "fori_loop": written_in_fori_loop,
+}  # not under remat, where JAX itself fails
+
+
+@pytest.mark.parametrize("name", INTO_REFS)
+def test_a_table_that_goes_into_a_ref_is_dense(name):
+    fun = INTO_REFS[name]
+    gradient = check(
+        lambda table: fun(table) + jnp.sum(table[IDS]), jnp.ones((5, 2)), eager=False
+    )
+    assert not is_row_sparse(gradient)
+    np.testing.assert_array_equal(gradient[0] != 0, True)
+
+
+def test_a_ref_that_the_table_does_not_go_into():
+    def loss(table):
+        ref = jax.new_ref(jnp.zeros(()))
+        jax.ref.addupdate(ref, ..., jnp.sum(table[IDS]))
+        return ref[...] ** 2
+
+    assert is_row_sparse(check(loss, TABLE))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, BFLOAT16, jnp.float32])
+@pytest.mark.parametrize("fill", [-1e9, 0.0, None])
+def test_a_fill_value_is_of_the_dtype_that_was_read(dtype, fill):
+    """Though the cast is done behind the read."""
+    ids = jnp.array([[9, 1], [2, 1]])
+
+    def loss(table):
+        rows = table.astype(jnp.float32).at[ids].get(mode="fill", fill_value=fill)
+        return jnp.sum(jnp.nan_to_num(rows))
+
+    assert is_row_sparse(check(loss, TABLE.astype(dtype)))
+
+
+def test_a_complex_fill_value_of_real_rows():
+    def loss(table):
+        rows = table.astype(jnp.complex64).at[jnp.array([9, 1])]
+        return jnp.sum(jnp.abs(rows.get(mode="fill", fill_value=3 + 4j)))
+
+    assert is_row_sparse(check(loss, TABLE))
+
+
+def twice(table, cotangents=(1.001, -1.0)):
+    """Reads row 1 twice."""
+    rows = table.astype(jnp.float32)[jnp.array([1, 1])]
+    return jnp.sum(rows * jnp.array(cotangents)[:, None])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, BFLOAT16])
+def test_sums_are_rounded_once(dtype):
+    """Entries keep the precision in which rows were read; `dtype` is of their sums."""
+    table = jnp.ones((3, 2), dtype)
+    gradient = check(twice, table)
+    assert gradient.dtype == dtype and gradient.values.dtype == jnp.float32
+    assert gradient.to_bcoo().dtype == jnp.float32
+    expected = jax.grad(twice)(table)
+    assert expected[1, 0] not in (0, 1)
+    once = gradient.coalesce()
+    assert once.dtype == once.values.dtype == dtype
+    across = aj.RowSparse.from_bcoo(gradient.to_bcoo()).astype(dtype)
+    for same in (gradient, once, across, gradient.summed(), gradient.astype(dtype)):
+        np.testing.assert_array_equal(same.to_dense(), expected)
+    wide = gradient.astype(jnp.float32).to_dense()
+    np.testing.assert_array_equal(wide, expected.astype(jnp.float32))
+    np.testing.assert_array_equal((3 * gradient).to_dense(), 3 * expected)
+
+
+def test_sums_over_microbatches_are_rounded_once():
+    table = jnp.ones((3, 2), BFLOAT16)
+    parts = [aj.grad(twice)(table, (x, 0.0)) for x in (1.001, -1.0)]
+    total = parts[0] + parts[1]
+    assert total.dtype == BFLOAT16 and total.values.dtype == jnp.float32
+    np.testing.assert_array_equal(total.to_dense(), jax.grad(twice)(table))
+
+
+def test_what_follows_sees_rounded_sums():
+    """Whatever XLA keeps in more precision: as of the dense gradient."""
+    table = jnp.ones((3, 2), BFLOAT16)
+    optimizer = aj.scale_by_adagrad(0.0)
+
+    @jax.jit
+    def accumulators(table):
+        state = optimizer.init(table)
+        ours, theirs = aj.grad(twice)(table), jax.grad(twice)(table)
+        return [optimizer.update(g, state)[1].accumulator for g in (ours, theirs)]
+
+    ours, theirs = accumulators(table)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, BFLOAT16])
+def test_jax_checks_find_nothing(dtype):
+    with jax.enable_checks(True):
+        check(twice, TABLE.astype(dtype))
+        check(lambda table: twice(jax.jit(lambda t: t)(table)), TABLE.astype(dtype))
 
 
 # Which leaves are row-sparse.

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.experimental.sparse import BCOO
 
@@ -616,7 +617,7 @@ DENSE_ONLY = {
 @pytest.mark.parametrize("name", DENSE_ONLY)
 def test_it_is_no_array(name, rows):
     with pytest.raises(
-        TypeError, match=r"a RowSparse is no array.*Call \.to_dense\(\)"
+        TypeError, match=r"a RowSparse is no array.*\.to_dense\(\) an ordinary"
     ):
         DENSE_ONLY[name](rows)
 
@@ -705,3 +706,35 @@ def test_sums_with_arrays_do_not_broadcast(shape, rows):
                 ValueError, match="added to an array of shape .*broadca"
             ):
                 add()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        optax.tree.norm,
+        lambda g: g.max(),
+        lambda g: g.real,
+        lambda g: g[...],
+        lambda g: g[0],
+        lambda g: g**2,
+        lambda g: 1.0 / g,
+        lambda g: g + 1.0,
+        lambda g: 2 - g,
+        lambda g: g @ jnp.ones(2),
+        lambda g: abs(g),
+        lambda g: list(g),
+        lambda g: len(g),
+    ],
+)
+def test_what_is_no_row_sparse_arithmetic_says_what_to_do(use):
+    gradient = aj.RowSparse([1, 1], jnp.ones((2, 2)), (4, 2))
+    with pytest.raises(
+        (TypeError, AttributeError), match=r"adagrad_jax\.global_norm\("
+    ):
+        use(gradient)
+    assert not hasattr(gradient, "__jax_array__")
+
+
+def test_the_collectives_of_parts_are_warned_of():
+    """psum adds ids up, too."""
+    assert "psum" in repr(aj.RowSparse) and ".to_dense()" in repr(aj.RowSparse)
