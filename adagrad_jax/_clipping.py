@@ -139,7 +139,7 @@ def global_norm(tree: Any) -> jax.Array:
       tree: Gradients, updates or parameters, of any shapes.
 
     Returns:
-      A number of shape (), in float32 or wider: no square of a float16 overflows.
+      A number of shape (), in float32 or wider, so that no float16 square overflows.
 
     Raises:
       TypeError: If a leaf is neither floating-point nor complex.
