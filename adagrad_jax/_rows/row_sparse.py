@@ -177,11 +177,13 @@ class RowSparse(metaclass=_OpaqueType):
         """The same in another dtype, to which the sum of each row is rounded once."""
         like = jnp.zeros((), dtype)
         _check_inexact("dtype", like.dtype)
+        if self.dtype == like.dtype:
+            return self
         if self._distinct is not None or self.dtype != self._entries.dtype:
             return self._put_off(_convert, like)
         # Entries are left as precise as they are.
-        wide = widest(self.dtype, like.dtype)
-        result = RowSparse(self._ids, self._entries.astype(wide), self.shape)
+        result = copy.copy(self)
+        result._entries = self._entries.astype(widest(self.dtype, like.dtype))
         result.dtype = result._sum_dtype = like.dtype
         return result
 
@@ -215,9 +217,6 @@ class RowSparse(metaclass=_OpaqueType):
     def __rsub__(self, other: Any) -> Any:
         return -self + other
 
-    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise TypeError(_NO_ARRAY)
-
     def _refuse(self, *_: Any) -> Any:
         raise TypeError(
             "a RowSparse can neither be compared nor be true or false; do so with "
@@ -226,10 +225,10 @@ class RowSparse(metaclass=_OpaqueType):
 
     __eq__ = __ne__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
-    def _no_array(self, *_: Any) -> Any:
+    def _no_array(self, *_: Any, **__: Any) -> Any:
         raise TypeError(_NO_ARRAY)
 
-    __getitem__ = __iter__ = __len__ = __abs__ = _no_array
+    __array__ = __getitem__ = __iter__ = __len__ = __abs__ = _no_array
     __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __rtruediv__ = _no_array
 
     def __getattr__(self, name: str) -> Any:
