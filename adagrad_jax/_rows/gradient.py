@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import operator
-import pathlib
-import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,10 +13,10 @@ from jax.core import Tracer
 from jax.extend import core
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.lookups import Table, Uses, evaluate, find_uses, whole
+from adagrad_jax._rows.choice import Choice, TableFilter, choose
+from adagrad_jax._rows.lookups import evaluate
 from adagrad_jax._rows.row_sparse import RowSparse
-
-TableFilter = Callable[[tuple[Any, ...], Any], bool]
+from adagrad_jax._rows.views import Table
 
 
 def value_and_grad(
@@ -119,8 +117,8 @@ def value_and_grad(
             return fun(*replaced, **kwargs)
 
         traced = _trace(call, [leaf for _, leaf in keyed], has_aux)
-        uses, chosen = _find_tables(traced.jaxpr.jaxpr, keyed, tables)
-        value, gradients = _gradients(differentiate, traced, uses, chosen)
+        choice = choose(traced.jaxpr.jaxpr, keyed, tables, traced.num_values)
+        value, gradients = _gradients(differentiate, traced, choice)
         gradients = structure.unflatten(gradients)
         return value, gradients[0] if alone else gradients
 
@@ -193,21 +191,23 @@ class _Traced:
       unflatten: From the jaxpr's results to the value, with ``has_aux`` a pair of it
         and the auxiliary data.
       has_aux: Whether ``unflatten`` gives a pair.
+      num_values: How many results are of the value: the first ones.
     """
 
     jaxpr: core.ClosedJaxpr
     leaves: list[Any]
     unflatten: Callable[[list[Any]], Any]
     has_aux: bool
+    num_values: int
 
 
 def _trace(
     call: Callable[[list[Any]], Any], leaves: list[Any], has_aux: bool
 ) -> _Traced:
-    structure, constants = None, []
+    structure, constants, num_values = None, [], 0
 
     def arrays_only(leaves: list[Any]) -> list[Any]:
-        nonlocal structure, constants
+        nonlocal structure, constants, num_values
         result = call(leaves)
         if has_aux and not (isinstance(result, tuple | list) and len(result) == 2):
             raise TypeError(
@@ -238,75 +238,41 @@ def _trace(
         value, aux = jax.tree.unflatten(structure, merged)
         return (value, aux) if has_aux else value
 
-    return _Traced(jaxpr, leaves, unflatten, has_aux)
-
-
-def _find_tables(
-    jaxpr: core.Jaxpr,
-    keyed: list[tuple[Any, Any]],
-    tables: Literal["auto"] | TableFilter,
-) -> tuple[Uses, set[int]]:
-    """Which leaves are to have row-sparse gradients, and what is done with them."""
-    if tables == "auto":
-        candidates = {i for i, (_, leaf) in enumerate(keyed) if _has_rows(leaf)}
-    else:
-        candidates = {i for i, (path, leaf) in enumerate(keyed) if tables(path, leaf)}
-    for i in candidates:
-        if not _has_rows(keyed[i][1]):
-            raise TypeError(
-                f"`tables` chose {_name(keyed[i][0])}, which must be an array of "
-                "floating-point or complex numbers with an axis of rows, got "
-                f"{jax.typeof(keyed[i][1])}; leave it to others."
-            )
-
-    def uses_of(numbers: set[int]) -> Uses:
-        return find_uses(
-            jaxpr, [i if i in numbers else None for i in range(len(keyed))]
-        )
-
-    uses = uses_of(candidates)
-    if tables == "auto":
-        # Rows that the program fixes are parameters of their own more often than a
-        # table's (layers in one array): they do not make a table by themselves.
-        chosen = {read.table for read in uses.reads if not read.fixed}
-    else:
-        chosen = candidates
-        for i, eqn in uses.dense.items():
-            raise ValueError(_why_dense(keyed[i][0], eqn))
-    chosen = chosen - set(uses.dense)
-    return uses_of(chosen), chosen
+    return _Traced(jaxpr, leaves, unflatten, has_aux, num_values)
 
 
 def _gradients(
-    differentiate: Callable[..., Any], traced: _Traced, uses: Uses, tables: set[int]
+    differentiate: Callable[..., Any], traced: _Traced, choice: Choice
 ) -> tuple[Any, list[Any]]:
     """The value, and the gradient of each leaf.
 
     ``differentiate`` is ``jax.value_and_grad`` by two arguments, with auxiliary data.
     """
-    jaxpr, leaves = traced.jaxpr, traced.leaves
+    leaves, uses, row_axes = traced.leaves, choice.uses, choice.row_axes
 
     def value_of(dense: dict[int, Any], taps: list[jax.Array]) -> Any:
         args = [
-            Table(jnp.asarray(leaf)) if i in tables else dense[i]
+            Table(i, jnp.asarray(leaf), row_axes[i]) if i in row_axes else dense[i]
             for i, leaf in enumerate(leaves)
         ]
-        results, ids = evaluate(jaxpr.jaxpr, jaxpr.consts, args, uses, iter(taps))
-        computed = [result for result in results if not isinstance(result, Table)]
-        result = traced.unflatten([whole(result) for result in results])
+        results, ids = evaluate(traced.jaxpr, args, uses, taps, traced.num_values)
+        computed = [x for x in results if all(x is not leaf for leaf in leaves)]
+        result = traced.unflatten(results)
         value, aux = result if traced.has_aux else (result, None)
         return value, (aux, ids, computed)
 
-    dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
+    dense = {i: leaf for i, leaf in enumerate(leaves) if i not in row_axes}
     taps = [read.tap() for read in uses.reads]
+    if uses.holds:
+        taps.append(jnp.zeros((), uses.reads[0].aval.dtype))
     (value, (aux, ids, computed)), (gradients, rows) = differentiate(value_of)(
         dense, taps
     )
     rows = _after(rows, (computed, gradients))
-    reads = list(zip(uses.reads, ids, rows, strict=True))
-    for i in tables:
+    reads = list(zip(uses.reads, ids, rows, strict=False))
+    for i in row_axes:
         mine = [(ids, rows) for read, ids, rows in reads if read.table == i]
-        gradients[i] = _row_sparse(jnp.asarray(leaves[i]), mine)
+        gradients[i] = _row_sparse(jnp.asarray(leaves[i]), row_axes[i], mine)
     result = (value, aux) if traced.has_aux else value
     return result, [gradients[i] for i in range(len(leaves))]
 
@@ -328,10 +294,10 @@ def _after(rows: list[jax.Array], others: Any) -> list[jax.Array]:
 
 
 def _row_sparse(
-    table: jax.Array, reads: list[tuple[jax.Array, jax.Array]]
+    table: jax.Array, row_axes: int, reads: list[tuple[jax.Array, jax.Array]]
 ) -> RowSparse:
     """The gradient of ``table`` from the ids and the derivatives of each read."""
-    row, real = table.shape[1:], not jnp.iscomplexobj(table)
+    row, real = table.shape[row_axes:], not jnp.iscomplexobj(table)
     ids = [jnp.zeros(0, jnp.int32), *(ids.reshape(-1) for ids, _ in reads)]
     rows = [jnp.zeros((0, *row), table.dtype)]
     for read_ids, read_rows in reads:
@@ -342,45 +308,3 @@ def _row_sparse(
     entries = jnp.concatenate([part.astype(dtype) for part in rows])
     gradient = RowSparse(jnp.concatenate(ids), entries, table.shape)
     return gradient.astype(table.dtype)
-
-
-def _has_rows(leaf: Any) -> bool:
-    shape, dtype = getattr(leaf, "shape", ()), getattr(leaf, "dtype", None)
-    return bool(shape) and dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
-
-
-def _why_dense(path: Any, eqn: core.JaxprEqn) -> str:
-    return (
-        f"{_name(path)} was chosen by `tables`, but its gradient is not row-sparse: "
-        f"`{eqn.primitive.name}` uses it otherwise than by whole rows{_place(eqn)}. "
-        "Read it by table[ids] only, or let `tables` leave it out: with an ordinary "
-        "gradient its step takes the time of the whole table."
-    )
-
-
-def _place(eqn: core.JaxprEqn) -> str:
-    """Where in the user's code an equation is from, as far as it is known."""
-    traceback = eqn.source_info.traceback
-    frames = [
-        frame
-        for frame in (traceback.frames if traceback else ())
-        if not _is_in(frame.file_name, _OURS)
-    ]
-    # The innermost call, better from a file of the user's than from a library's.
-    for frame in sorted(frames, key=lambda frame: _is_in(frame.file_name, _INSTALLED)):
-        return f", at {frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return ""
-
-
-def _is_in(file_name: str, folders: Sequence[pathlib.Path]) -> bool:
-    return any(pathlib.Path(file_name).is_relative_to(folder) for folder in folders)
-
-
-_OURS = [pathlib.Path(jax.__file__).parent, pathlib.Path(__file__).parents[1]]
-_INSTALLED = [
-    pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")
-]
-
-
-def _name(path: Any) -> str:
-    return f"the leaf at {jax.tree_util.keystr(path)}" if path else "the argument"

@@ -1,318 +1,453 @@
-"""Find where a traced function reads whole rows of a table, and evaluate it by them.
+"""Find where a traced function reads rows of tables, and evaluate it by them.
 
-The function is a jaxpr: a list of equations, some of which (``jit``, ``remat``,
-``scan``) hold another one. :func:`find_uses` follows each table from the inputs through
-what leaves its rows as they are, and says of every equation that it goes into what that
-is. Where it is something else the table is *dense*: its gradient may be anything.
-
-:func:`evaluate` computes the function with a *tap* beside each read: an argument shaped
-like the rows that were read, whose derivative is that of the rows. So the derivative
-with respect to a tap is what a row-sparse gradient holds, and the table has none of its
-own.
+The function is a jaxpr. :func:`walk` goes through its equations twice. First nothing is
+computed: :func:`find_uses` says where rows of tables are read, and which tables are
+*dense*, since they are needed as a whole. Then :func:`evaluate` computes the function
+with a *tap* beside each read: an argument shaped like the rows that were read, whose
+derivative is that of the rows. So the derivative with respect to a tap is what a
+row-sparse gradient holds, and the table has none of its own.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-from adagrad_jax._rows.row_sparse import row_or_none
-
-# Functions that are no more than their equations. Not custom_jvp_call and
-# custom_vjp_call, whose own derivative must be used.
-_CALLS = {"jit", "pjit", "closed_call", "core_call"}
-_REMAT = {"remat", "remat2", "checkpoint"}
-_SAME_ROWS = {"convert_element_type", "copy", "sharding_constraint"}
+from adagrad_jax._rows.functions import Function, Kinds, kinds
+from adagrad_jax._rows.meshes import (
+    on_mesh_of,
+    placed,
+    placeholder,
+    replicated,
+    varying,
+)
+from adagrad_jax._rows.reads import read
+from adagrad_jax._rows.views import Table, View, map_arrays, tables_in
+from adagrad_jax._rows.walk import Scan, arrays_of, walk
 
 
 @dataclasses.dataclass(frozen=True)
 class Read:
     """A read of rows of table number ``table``.
 
-    ``shape`` and ``dtype`` are the rows': ``(n, ...)``, with an axis in front for each
-    ``scan`` around it; ``varying`` are the axes of a ``shard_map`` along which devices
-    have rows of their own. ``fixed`` if the program names the rows, and not its data.
+    Attributes:
+      table: Which one.
+      places: ``(n,)``, with an axis in front for each ``scan`` around it.
+      row: The shape of a row.
+      aval: The type of the rows where they are read.
+      fixed: Whether the program names the rows, and not its data.
+      row_axes: How many axes of the table name a row.
+      where: The equation that reads.
     """
 
-    table: int
-    shape: tuple[int, ...]
-    dtype: Any
-    varying: tuple[str, ...]
+    table: int | None
+    places: tuple[Any, ...]
+    row: tuple[int, ...]
+    aval: Any
     fixed: bool
+    row_axes: int
+    where: core.JaxprEqn | None
+
+    @property
+    def num_ids(self) -> Any:
+        return math.prod(self.places)
 
     def tap(self) -> jax.Array:
         """Zeros like the rows."""
-        zeros = jnp.zeros(self.shape, self.dtype)
-        return lax.pcast(zeros, self.varying, to="varying") if self.varying else zeros
+        return varying(jnp.zeros((*self.places, *self.row), self.aval.dtype), self.aval)
+
+    def no_ids(self, num_rows: int) -> jax.Array:
+        """Ids of no rows."""
+        return varying(jnp.full(self.places, num_rows, jnp.int32), self.aval)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why a table's gradient is an ordinary array.
+
+    Attributes:
+      where: The equation that needs the table as a whole, if it is one.
+      what: What is needed.
+    """
+
+    where: core.JaxprEqn | None
+    what: str = "all of its rows"
 
 
 @dataclasses.dataclass
 class Uses:
-    """What a function's equations do with its tables.
+    """What a function does with its tables.
 
     Attributes:
-      of: By an equation's position, what it is to the tables that go into it: "read",
-        "same" rows in another form, "constant" if no derivative comes back, or the uses
-        in the function that it holds.
+      kinds: How this JAX writes functions down.
+      dense: For each table that is dense the first reason; all functions share it.
       reads: All reads, inner functions' too, in the order of evaluation.
-      dense: For each table that is dense the first equation that makes it so.
-      results: For each result the table that it is, if it is one.
+      inner: Of the inner functions, in the order of evaluation.
+      gives_views: Whether some result is a table still, or a view of one.
+      holds: Whether there is a while loop that a table goes into.
+      row_axes: Of each table, if that was given.
     """
 
-    of: "dict[int, Literal['read', 'same', 'constant'] | Uses]" = dataclasses.field(
-        default_factory=dict
-    )
+    kinds: Kinds
+    dense: dict[int, Reason]
     reads: list[Read] = dataclasses.field(default_factory=list)
-    dense: dict[int, core.JaxprEqn] = dataclasses.field(default_factory=dict)
-    results: list[int | None] = dataclasses.field(default_factory=list)
+    inner: "list[Uses]" = dataclasses.field(default_factory=list)
+    gives_views: bool = False
+    holds: bool = False
+    row_axes: dict[int, int] | None = None
+
+    def within(self) -> "Uses":
+        """Of an inner function, which is the next."""
+        inner = Uses(self.kinds, self.dense)
+        self.inner.append(inner)
+        return inner
+
+    def include(self, inner: "Uses", turns: tuple[int, ...] = ()) -> None:
+        """What an inner function does, at each of its turns."""
+        self.holds |= inner.holds
+        self.reads += [
+            dataclasses.replace(read, places=(*turns, *read.places))
+            for read in inner.reads
+        ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table where :func:`evaluate` has it, cast to each of ``dtypes`` in turn."""
-
-    value: jax.Array
-    dtypes: tuple[Any, ...] = ()
-
-    def cast(self, rows: jax.Array) -> jax.Array:
-        """Rows of ``value`` as rows of the table."""
-        for dtype in self.dtypes:
-            rows = rows.astype(dtype)
-        return rows
-
-
-def find_uses(jaxpr: core.Jaxpr, tables: Sequence[int | None]) -> Uses:
-    """What ``jaxpr`` does with its arguments that are tables.
+def find_uses(
+    jaxpr: core.Jaxpr, args: Sequence[Table | None], num_values: int
+) -> Uses:
+    """What ``jaxpr`` does with those of its arguments that are tables.
 
     Args:
       jaxpr: The function.
-      tables: For each argument the number of the table that it is, if it is one.
+      args: For each argument a table, with its type as its value, or None.
+      num_values: How many of its results, the first ones, have a derivative.
     """
-    found = Uses()
-    table_of = dict(zip(jaxpr.invars, tables, strict=True))
-    for position, eqn in enumerate(jaxpr.eqns):
-        numbers = [_lookup(table_of, atom) for atom in eqn.invars]
-        present = [number for number in numbers if number is not None]
-        if not present:
-            continue
-        name = eqn.primitive.name
-        if name == "stop_gradient" or not _passes_derivatives_back(eqn):
-            found.of[position] = "constant"
-        elif name in _SAME_ROWS:
-            found.of[position] = "same"
-            table_of[eqn.outvars[0]] = present[0]
-        elif len(present) == 1 and numbers[0] is not None and _reads_rows(eqn):
-            found.of[position] = "read"
-            found.reads.append(_read(eqn, numbers[0]))
-        elif name in _CALLS | _REMAT | {"scan"}:
-            inner = _find_inner_uses(eqn, numbers, found.dense)
-            found.of[position] = inner
-            found.reads.extend(inner.reads)
-            table_of.update(zip(eqn.outvars, inner.results, strict=True))
-        else:
-            for number in present:
-                found.dense.setdefault(number, eqn)
-    found.results = [_lookup(table_of, atom) for atom in jaxpr.outvars]
-    return found
+    uses = Uses(kinds(), {})
+    avals = [var.aval for var in jaxpr.invars]
+    args = [aval if arg is None else arg for arg, aval in zip(args, avals, strict=True)]
+    consts = [var.aval for var in jaxpr.constvars]
+    walk(jaxpr, consts, args, _Finding(uses), num_values=num_values)
+    return uses
 
 
 def evaluate(
-    jaxpr: core.Jaxpr,
-    consts: Sequence[Any],
+    jaxpr: core.ClosedJaxpr,
     args: Sequence[Any],
     uses: Uses,
-    taps: Iterator[jax.Array],
+    taps: Sequence[jax.Array],
+    num_values: int,
 ) -> tuple[list[Any], list[jax.Array]]:
     """Evaluates ``jaxpr``, taking the derivatives of rows from ``taps``.
 
     Args:
       jaxpr: The function.
-      consts: The values of its ``constvars``.
-      args: Its arguments; a :class:`Table` where it has a table.
-      uses: What :func:`find_uses` says, for tables that are not dense.
-      taps: An array for each of ``uses.reads``, of its shape and dtype.
+      args: Its arguments; a :class:`Table` where it has one, none of them dense.
+      uses: What :func:`find_uses` says.
+      taps: An array for each of ``uses.reads``, from its ``tap``, and if ``uses.holds``
+        a number on which tables depend where a derivative is an error, as it is in JAX.
+      num_values: As for :func:`find_uses`.
 
     Returns:
-      The results, and for each read the ids of its rows, as ``(..., n)`` int32.
+      The results, and for each read the ids of its rows, as its ``places``.
     """
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    all_ids: list[jax.Array] = []
-    for position, eqn in enumerate(jaxpr.eqns):
-        args = [a.val if isinstance(a, core.Literal) else env[a] for a in eqn.invars]
-        use = uses.of.get(position)
-        if isinstance(use, Uses):
-            inner = _INNER[eqn.primitive.name]
-            results, ids = inner(eqn, args, use, [next(taps) for _ in use.reads])
-            all_ids.extend(ids)
-        elif use == "read":
-            rows, ids = _read_rows(eqn, args, next(taps))
-            results = [rows]
-            all_ids.append(ids)
-        elif use == "same":
-            results = [_same_rows(eqn, args[0])]
-        else:
-            results = _bind(eqn, [whole(arg) for arg in args])
-        env.update(zip(eqn.outvars, results, strict=True))
-    results = [a.val if isinstance(a, core.Literal) else env[a] for a in jaxpr.outvars]
-    return results, all_ids
+    held = taps[-1] if uses.holds else None
+    run = _Computing(uses, taps, held)
+    results = walk(jaxpr.jaxpr, jaxpr.consts, args, run, num_values=num_values)
+    return results, run.ids
 
 
-# Row reads: `gather`, `dynamic_slice` and `slice` in any spelling of theirs.
+class _Finding:
+    """The walk by which nothing is computed; a type stands for each array."""
 
+    def __init__(self, uses: Uses) -> None:
+        self.uses, self.kinds = uses, uses.kinds
 
-def _reads_rows(eqn: core.JaxprEqn) -> bool:
-    """Whether the equation reads rows of its first argument, as a whole."""
-    params, (_, *row) = eqn.params, _aval(eqn.invars[0]).shape
-    if any(_aval(eqn.outvars[0]).sharding.spec):
-        return False  # on a mesh with explicit axes, where the tap would need its own
-    if eqn.primitive.name == "gather":
-        numbers = params["dimension_numbers"]
-        return (
-            list(params["slice_sizes"][1:]) == row
-            and not numbers.operand_batching_dims
-            and 0 in numbers.start_index_map
+    def bind(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        del args
+        return [var.aval for var in eqn.outvars]
+
+    def compute(self, view: View, args: Sequence[Any]) -> Any:
+        del args
+        return view.aval
+
+    def read(self, view: View) -> Any:
+        reads: list[Read] = []
+
+        def note(table: Table, rows: jax.Array, ids: jax.Array, fixed: bool) -> Any:
+            reads.append(
+                Read(
+                    table=table.number,
+                    places=ids.shape,
+                    row=rows.shape[1:],
+                    aval=jax.typeof(rows),
+                    fixed=fixed,
+                    row_axes=table.ndim + 1 - rows.ndim,
+                    where=view.eqn,
+                )
+            )
+            return rows
+
+        with on_mesh_of(view.aval):
+            jax.make_jaxpr(lambda: read(map_arrays(placeholder, view), note))()
+        self.uses.reads += reads
+        return view.aval
+
+    def dense(self, x: Any, where: core.JaxprEqn | None, what: str) -> None:
+        for table in tables_in(x):
+            if table.number is not None:
+                self.uses.dense.setdefault(table.number, Reason(where, what))
+
+    def held(self, x: Any) -> Any:
+        self.uses.holds = True
+        return x
+
+    def call(
+        self,
+        function: Function,
+        args: Sequence[Any],
+        wanted: Sequence[bool],
+        whole: Callable[[Any], Any],
+    ) -> list[Any]:
+        del whole
+        uses = self.uses.within()
+        results = walk(
+            function.jaxpr, function.consts, args, _Finding(uses), wanted, views=True
         )
-    if eqn.primitive.name == "dynamic_slice":
-        return list(params["slice_sizes"][1:]) == row
-    if eqn.primitive.name == "slice":
-        steps = params["strides"] or [1] * (1 + len(row))
-        return (
-            not any(params["start_indices"][1:])
-            and list(params["limit_indices"][1:]) == row
-            and all(step == 1 for step in steps[1:])
+        uses.gives_views = any(isinstance(x, Table | View) for x in results)
+        self.uses.include(uses)
+        return results
+
+    def remat(
+        self, function: Function, args: Sequence[Any], wanted: Sequence[bool]
+    ) -> list[Any]:
+        uses = self.uses.within()
+        results = walk(
+            function.jaxpr, function.consts, args, _Finding(uses), wanted
         )
-    return False
+        self.uses.include(uses)
+        return results
+
+    def cond(
+        self,
+        function: Function,
+        index: Any,
+        args: Sequence[Any],
+        wanted: Sequence[bool],
+    ) -> list[Any]:
+        del index
+        results: list[Any] = []
+        for jaxpr, consts in function.jaxprs:
+            uses = self.uses.within()
+            results = walk(jaxpr, consts, args, _Finding(uses), wanted)
+            self.uses.include(uses)
+        return results
+
+    def scan(self, scan: Scan) -> list[Any]:
+        uses, function = self.uses.within(), scan.function
+        turn = jax.typeof(jnp.zeros((), jnp.int32))
+        args = scan.args_at(turn, *scan.types)
+        wanted = scan.wanted_inside
+        walk(function.jaxpr, function.consts, args, _Finding(uses), wanted)
+        self.uses.include(uses, (scan.length,))
+        return scan.result_types
 
 
-def _read(eqn: core.JaxprEqn, table: int) -> Read:
-    (_, *row), rows = _aval(eqn.invars[0]).shape, _aval(eqn.outvars[0])
-    # Not rows.size // row.size: a row may be empty.
-    if eqn.primitive.name == "gather":
-        n = math.prod(_aval(eqn.invars[1]).shape[:-1]) * eqn.params["slice_sizes"][0]
-    else:
-        n = rows.shape[0]
-    varying = tuple(rows.mat.varying)  # mat: manual axis type
-    fixed = eqn.primitive.name == "slice"
-    return Read(table, (n, *row), rows.dtype, varying, fixed)
+class _Computing:
+    """The walk that computes, with the derivatives of rows from taps."""
 
+    def __init__(
+        self, uses: Uses, taps: Sequence[jax.Array], held: jax.Array | None
+    ) -> None:
+        self.kinds, self.ids = uses.kinds, list[jax.Array]()
+        self._taps, self._inner = iter(taps), iter(uses.inner)
+        self._held = held
 
-def _read_rows(
-    eqn: core.JaxprEqn, args: Sequence[Any], tap: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The equation's result, with the tap's derivative, and the ids of its rows."""
-    table, *indices = args
-    num_rows = table.value.shape[0]
-    rows = table.cast(_rows_as_kept(eqn, table, indices))
-    if eqn.primitive.name == "gather":
-        ids = _gathered_ids(eqn, indices[0], num_rows)
-        if table.dtypes:
-            rows = _filled(eqn, rows, ids, num_rows)
-        # Where rows lie along other axes than the last, so must the tap.
-        offsets = eqn.params["dimension_numbers"].offset_dims
-        batch = indices[0].shape[:-1]
-        ends = range(len(batch), rows.ndim)
-        inside = [rows.shape[axis] for axis in offsets]
-        tap = jnp.moveaxis(tap.reshape(*batch, *inside), ends, offsets)
-    elif eqn.primitive.name == "dynamic_slice":
-        start = _clip(jnp.asarray(indices[0]), num_rows - rows.shape[0])
-        ids = start.astype(jnp.int32) + jnp.arange(rows.shape[0], dtype=jnp.int32)
-    else:
-        starts, ends, steps = (
-            eqn.params[name] for name in ("start_indices", "limit_indices", "strides")
-        )
-        step = steps[0] if steps else 1
-        ids = jnp.arange(starts[0], ends[0], step, dtype=jnp.int32)
-    return _with_derivative_of(rows, tap), row_or_none(ids, num_rows)
+    def bind(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        return _bind(eqn, args)
 
+    def compute(self, view: View, args: Sequence[Any]) -> Any:
+        assert view.eqn is not None
+        return _bind(view.eqn, args)[0]
 
-def _rows_as_kept(
-    eqn: core.JaxprEqn, table: Table, indices: Sequence[jax.Array]
-) -> jax.Array:
-    """The rows before they are cast, where the equation reads them from the cast."""
-    if not table.dtypes:
-        return _bind(eqn, [table.value, *indices])[0]
-    # Not the equation itself, whose variables and fill value are of the other dtype.
-    params = dict(eqn.params)
-    if _fill_value(eqn) is not None:
-        params["fill_value"] = 0  # filled later, see below
-    return eqn.primitive.bind(table.value, *indices, **params)
+    def read(self, view: View) -> Any:
+        ids_here: list[jax.Array] = []
 
+        def tapped(table: Table, rows: jax.Array, ids: jax.Array, fixed: bool) -> Any:
+            del table, fixed
+            ids_here.append(ids)
+            return _with_derivative_of(rows, placed(next(self._taps), jax.typeof(rows)))
 
-def _filled(
-    eqn: core.JaxprEqn, rows: jax.Array, ids: jax.Array, num_rows: int
-) -> jax.Array:
-    """``rows`` with the fill value, which is of their dtype, where none was read."""
-    fill = _fill_value(eqn)
-    if fill is None:
+        with on_mesh_of(view.aval):
+            rows = read(view, tapped)
+        self.ids += [replicated(ids) for ids in ids_here]
         return rows
-    numbers, window = eqn.params["dimension_numbers"], eqn.params["slice_sizes"][0]
-    batch = [axis for axis in range(rows.ndim) if axis not in numbers.offset_dims]
-    read = ids.reshape(*(rows.shape[axis] for axis in batch), window)[..., 0] < num_rows
-    read = lax.broadcast_in_dim(read, rows.shape, batch)
-    return lax.select(read, rows, jnp.full_like(rows, fill))
+
+    def dense(self, x: Any, where: core.JaxprEqn | None, what: str) -> None:
+        for table in tables_in(x):
+            assert table.number is None, f"{where} needs {what} of table {table.number}"
+
+    def held(self, x: Any) -> Any:
+        assert self._held is not None
+        return _held_by(x, self._held)
+
+    def _within(self, uses: Uses, taps: Sequence[jax.Array]) -> "_Computing":
+        return _Computing(uses, taps, self._held)
+
+    def _taps_for(self, uses: Uses) -> list[jax.Array]:
+        return [next(self._taps) for _ in uses.reads]
+
+    def call(
+        self,
+        function: Function,
+        args: Sequence[Any],
+        wanted: Sequence[bool],
+        whole: Callable[[Any], Any],
+    ) -> list[Any]:
+        uses = next(self._inner)
+        taps = self._taps_for(uses)
+        views = any(isinstance(x, View) and any(tables_in(x)) for x in args)
+        if uses.gives_views or views or function.consts:
+            run = self._within(uses, taps)
+            results = walk(
+                function.jaxpr, function.consts, args, run, wanted, views=True
+            )
+            self.ids += run.ids
+            return results
+        args = [whole(x) if isinstance(x, View) else x for x in args]
+        types = tuple(
+            dataclasses.replace(arg, value=None) if isinstance(arg, Table) else None
+            for arg in args
+        )
+        arrays = [arg.value if isinstance(arg, Table) else arg for arg in args]
+        compiled = _compiled(function.jaxpr, types, tuple(wanted))
+        results, ids = compiled(arrays, taps, self._held)
+        self.ids += ids
+        return results
+
+    def remat(
+        self, function: Function, args: Sequence[Any], wanted: Sequence[bool]
+    ) -> list[Any]:
+        uses = next(self._inner)
+
+        def body(arrays: list[Any], taps: list[jax.Array]) -> Any:
+            run = self._within(uses, taps)
+            inside = _merged(args, arrays)
+            results = walk(function.jaxpr, function.consts, inside, run, wanted)
+            return results, run.ids
+
+        options = {name: function.params[name] for name in ("policy", "prevent_cse")}
+        remat = jax.checkpoint(body, **options)
+        results, ids = remat(arrays_of(args), self._taps_for(uses))
+        self.ids += ids
+        return results
+
+    def cond(
+        self,
+        function: Function,
+        index: Any,
+        args: Sequence[Any],
+        wanted: Sequence[bool],
+    ) -> list[Any]:
+        uses = [next(self._inner) for _ in function.jaxprs]
+        reads = [read for branch in uses for read in branch.reads]
+        sizes = {
+            table.number: math.prod(table.shape[: table.row_axes])
+            for arg in args
+            for table in tables_in(arg)
+        }
+
+        def branch(number: int) -> Callable[..., Any]:
+            jaxpr, consts = function.jaxprs[number]
+
+            def run_branch(arrays: list[Any], taps: list[list[jax.Array]]) -> Any:
+                run = self._within(uses[number], taps[number])
+                results = walk(jaxpr, consts, _merged(args, arrays), run, wanted)
+                mine = iter(run.ids)
+                ids = [
+                    varying(next(mine), read.aval)
+                    if other is uses[number]
+                    else read.no_ids(sizes[read.table])
+                    for other in uses
+                    for read in other.reads
+                ]
+                return results, ids
+
+            return run_branch
+
+        branches = [branch(number) for number in range(len(uses))]
+        taps = [self._taps_for(branch) for branch in uses]
+        results, ids = lax.switch(index, branches, arrays_of(args), taps)
+        assert len(ids) == len(reads)
+        self.ids += ids
+        return results
+
+    def scan(self, scan: Scan) -> list[Any]:
+        uses, function = next(self._inner), scan.function
+
+        def body(carry: list[Any], x: Any) -> Any:
+            turn, xs, taps = x
+            run = self._within(uses, taps)
+            args = scan.args_at(turn, carry, xs)
+            results = walk(
+                function.jaxpr, function.consts, args, run, scan.wanted_inside
+            )
+            carry, ys = scan.split(results)
+            return carry, (ys, run.ids)
+
+        carry, xs = scan.arrays
+        turns = jnp.arange(scan.length, dtype=jnp.int32)
+        options = {name: function.params[name] for name in ("reverse", "unroll")}
+        carry, (ys, ids) = lax.scan(
+            body,
+            carry,
+            (turns, xs, self._taps_for(uses)),
+            length=scan.length,
+            **options,
+        )
+        self.ids += ids
+        return scan.results(carry, ys)
 
 
-def _fill_value(eqn: core.JaxprEqn) -> Any:
-    filling = eqn.params.get("mode") == lax.GatherScatterMode.FILL_OR_DROP
-    return eqn.params["fill_value"] if filling else None
+@functools.lru_cache(maxsize=128)
+def _compiled(
+    jaxpr: core.Jaxpr, types: tuple[Table | None, ...], wanted: tuple[bool, ...]
+) -> Callable[..., tuple[list[Any], list[jax.Array]]]:
+    """Evaluates a function that ``jax.jit`` has traced, under ``jax.jit``.
+
+    JAX hands out one jaxpr for all calls of one function: so where the gradient is
+    taken outside of ``jax.jit``, step after step, what is compiled is used again.
+    ``types`` has, for each argument that is one, its table without the value.
+    """
+
+    def function(
+        arrays: list[Any], taps: list[jax.Array], held: jax.Array | None
+    ) -> tuple[list[Any], list[jax.Array]]:
+        uses, avals = Uses(kinds(), {}), [var.aval for var in jaxpr.invars]
+        tables = [
+            None if table is None else dataclasses.replace(table, value=aval)
+            for table, aval in zip(types, avals, strict=True)
+        ]
+        args = [aval if t is None else t for t, aval in zip(tables, avals, strict=True)]
+        walk(jaxpr, (), args, _Finding(uses), wanted)
+        args = [
+            array if table is None else dataclasses.replace(table, value=array)
+            for table, array in zip(types, arrays, strict=True)
+        ]
+        run = _Computing(uses, taps, held)
+        return walk(jaxpr, (), args, run, wanted), run.ids
+
+    return jax.jit(function)
 
 
-def _gathered_ids(eqn: core.JaxprEqn, indices: jax.Array, num_rows: int) -> jax.Array:
-    """Which row, or rows, each index of a gather reads; ``num_rows`` for none."""
-    axes = eqn.params["dimension_numbers"].start_index_map
-    window = eqn.params["slice_sizes"][0]
-    first = indices[..., axes.index(0)]
-    last_first = num_rows - window
-    if eqn.params["mode"] == lax.GatherScatterMode.CLIP:
-        first = _clip(first, last_first).astype(jnp.int32)
-    else:
-        # All of a window is dropped if some of it is out of range, and so is a row that
-        # would start anywhere but at 0 along its own axes.
-        first = row_or_none(first, last_first + 1)
-        inside = first <= last_first
-        for column, axis in enumerate(axes):
-            inside &= (indices[..., column] == 0) | (axis == 0)
-        first = jnp.where(inside, first, num_rows)
-    ids = first.reshape(-1, 1) + jnp.arange(window, dtype=jnp.int32)[None]
-    return ids.reshape(-1)
-
-
-def _clip(ids: jax.Array, last: int) -> jax.Array:
-    return jnp.clip(ids, 0, min(last, jnp.iinfo(ids.dtype).max))
-
-
-@jax.custom_jvp
-def _with_derivative_of(rows: jax.Array, tap: jax.Array) -> jax.Array:
-    del tap
-    return rows
-
-
-@_with_derivative_of.defjvp
-def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    return primals[0], tangents[1]
-
-
-# Equations that are no reads.
-
-
-def _same_rows(eqn: core.JaxprEqn, table: Table) -> Table:
-    if eqn.primitive.name == "convert_element_type":
-        # Later, of the rows that are read: a table would be cast as a whole.
-        dtype = eqn.params["new_dtype"]
-        return dataclasses.replace(table, dtypes=(*table.dtypes, dtype))
-    (value,) = _bind(eqn, [table.value])
-    return dataclasses.replace(table, value=value)
-
-
-def whole(arg: Any) -> Any:
-    """The array that ``arg`` is or stands for."""
-    return arg.cast(arg.value) if isinstance(arg, Table) else arg
+def _merged(args: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
+    """``args``, with ``arrays`` for those that are not put off."""
+    remaining = iter(arrays)
+    return [x if isinstance(x, Table | View) else next(remaining) for x in args]
 
 
 def _bind(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
@@ -330,155 +465,24 @@ def _bind(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*value_of.values())
 
 
-# Functions inside functions.
+@jax.custom_jvp
+def _with_derivative_of(rows: jax.Array, tap: jax.Array) -> jax.Array:
+    del tap
+    return rows
 
 
-def _find_inner_uses(
-    eqn: core.JaxprEqn,
-    numbers: list[int | None],
-    dense: dict[int, core.JaxprEqn],
-) -> Uses:
-    """The uses in the function that ``eqn`` holds; adds to ``dense``."""
-    name, (jaxpr, _) = eqn.primitive.name, _inner_jaxpr(eqn)
-    if name == "scan":
-        # Tables that every turn sees; others are carried or split along their rows.
-        num_consts, _ = _scan_counts(eqn)
-        for number in numbers[num_consts:]:
-            if number is not None:
-                dense.setdefault(number, eqn)
-        numbers = [*numbers[:num_consts], *[None] * len(numbers[num_consts:])]
-    uses = find_uses(jaxpr, numbers)
-    for number, reason in uses.dense.items():
-        dense.setdefault(number, reason)
-    if name not in _CALLS:
-        for number in uses.results:
-            if number is not None:
-                dense.setdefault(number, eqn)
-        uses.results = [None] * len(uses.results)
-    if name == "scan":
-        length = eqn.params["length"]
-        uses.reads = [
-            dataclasses.replace(read, shape=(length, *read.shape))
-            for read in uses.reads
-        ]
-    return uses
+@_with_derivative_of.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    return primals[0], tangents[1]
 
 
-def _call(
-    eqn: core.JaxprEqn, args: Sequence[Any], uses: Uses, taps: list[jax.Array]
-) -> tuple[list[Any], list[jax.Array]]:
-    inner = eqn.params.get("jaxpr")
-    passes_table_on = any(number is not None for number in uses.results)
-    if passes_table_on or not isinstance(inner, core.ClosedJaxpr):
-        return evaluate(*_inner_jaxpr(eqn), args, uses, iter(taps))
-    casts = tuple(arg.dtypes if isinstance(arg, Table) else None for arg in args)
-    arrays = [arg.value if isinstance(arg, Table) else arg for arg in args]
-    return _compiled(inner, casts)(arrays, taps)
+@jax.custom_jvp
+def _held_by(x: jax.Array, held: jax.Array) -> jax.Array:
+    del held
+    return x
 
 
-@functools.lru_cache(maxsize=128)
-def _compiled(
-    inner: core.ClosedJaxpr, casts: tuple[tuple[Any, ...] | None, ...]
-) -> Callable[..., tuple[list[Any], list[jax.Array]]]:
-    """Evaluates a function that ``jax.jit`` has traced, under ``jax.jit``.
-
-    JAX hands out one jaxpr for all calls of one function: so where the gradient is
-    taken outside of ``jax.jit``, step after step, what is compiled is used again.
-    ``casts`` are for each argument that is a table its ``dtypes``.
-    """
-    numbers = [None if cast is None else i for i, cast in enumerate(casts)]
-    uses = find_uses(inner.jaxpr, numbers)
-
-    def function(
-        arrays: list[Any], taps: list[jax.Array]
-    ) -> tuple[list[Any], list[jax.Array]]:
-        args = [
-            array if cast is None else Table(array, cast)
-            for array, cast in zip(arrays, casts, strict=True)
-        ]
-        return evaluate(inner.jaxpr, inner.consts, args, uses, iter(taps))
-
-    return jax.jit(function)
-
-
-def _remat(
-    eqn: core.JaxprEqn, args: Sequence[Any], uses: Uses, taps: list[jax.Array]
-) -> tuple[list[Any], list[jax.Array]]:
-    is_table = [isinstance(arg, Table) for arg in args]
-
-    def body(arrays: list[Any], taps: list[jax.Array]) -> Any:
-        remaining = iter(arrays)
-        merged = [
-            arg if table else next(remaining)
-            for arg, table in zip(args, is_table, strict=True)
-        ]
-        return evaluate(*_inner_jaxpr(eqn), merged, uses, iter(taps))
-
-    arrays = [arg for arg, table in zip(args, is_table, strict=True) if not table]
-    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
-    remat = jax.checkpoint(body, policy=policy, prevent_cse=prevent_cse)
-    return remat(arrays, taps)
-
-
-def _scan(
-    eqn: core.JaxprEqn, args: Sequence[Any], uses: Uses, taps: list[jax.Array]
-) -> tuple[list[Any], list[jax.Array]]:
-    num_consts, num_carry = _scan_counts(eqn)
-    consts, args = args[:num_consts], args[num_consts:]
-
-    def body(carry: list[Any], x: Any) -> Any:
-        xs, taps = x
-        results, ids = evaluate(
-            *_inner_jaxpr(eqn), [*consts, *carry, *xs], uses, iter(taps)
-        )
-        return results[:num_carry], (results[num_carry:], ids)
-
-    carry, (ys, ids) = lax.scan(
-        body,
-        list(args[:num_carry]),
-        (list(args[num_carry:]), taps),
-        **{name: eqn.params[name] for name in ("length", "reverse", "unroll")},
-    )
-    return [*carry, *ys], ids
-
-
-_INNER = {
-    **dict.fromkeys(_CALLS, _call),
-    **dict.fromkeys(_REMAT, _remat),
-    "scan": _scan,
-}
-
-
-def _inner_jaxpr(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:
-    """The function that an equation holds, and its constants."""
-    inner: Any = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if isinstance(inner, core.ClosedJaxpr):
-        return inner.jaxpr, inner.consts
-    return inner, ()
-
-
-def _scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
-    """How many arguments of a scan all turns share, and how many are carried."""
-    if "ft_in" in eqn.params:  # jax 0.12
-        consts, carry, _ = eqn.params["ft_in"].unpack()
-        return len(consts), len(carry)
-    return eqn.params["num_consts"], eqn.params["num_carry"]
-
-
-def _lookup(table_of: dict[Any, int | None], atom: Any) -> int | None:
-    return None if isinstance(atom, core.Literal) else table_of.get(atom)
-
-
-def _passes_derivatives_back(eqn: core.JaxprEqn) -> bool:
-    """Whether its results have derivatives, or it may write into a Ref that has."""
-    is_ref = [hasattr(_aval(atom), "inner_aval") for atom in eqn.invars]
-    return any(is_ref) or any(map(_differentiable, eqn.outvars))
-
-
-def _differentiable(var: Any) -> bool:
-    # Tokens and the like have no dtype.
-    return jnp.issubdtype(getattr(var.aval, "dtype", None) or bool, jnp.inexact)
-
-
-def _aval(atom: Any) -> Any:
-    return atom.aval
+@_held_by.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    x = primals[0]
+    return x, jnp.broadcast_to(tangents[1].astype(x.dtype), x.shape)
