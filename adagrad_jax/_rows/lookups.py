@@ -21,6 +21,7 @@ from jax.extend import core
 
 from adagrad_jax._rows.functions import Function, Kinds, kinds
 from adagrad_jax._rows.meshes import (
+    made_automatic,
     on_mesh_of,
     placed,
     placeholder,
@@ -202,6 +203,9 @@ class _Finding:
             if table.number is not None:
                 self.uses.dense.setdefault(table.number, Reason(where, what))
 
+    def moved(self, eqn: core.JaxprEqn, x: Any) -> Any:
+        return jax.make_jaxpr(lambda: made_automatic(eqn, placeholder(x)))().out_avals[0]
+
     def held(self, x: Any) -> Any:
         self.uses.holds = True
         return x
@@ -290,6 +294,9 @@ class _Computing:
     def dense(self, x: Any, where: core.JaxprEqn | None, what: str) -> None:
         for table in tables_in(x):
             assert table.number is None, f"{where} needs {what} of table {table.number}"
+
+    def moved(self, eqn: core.JaxprEqn, x: Any) -> Any:
+        return made_automatic(eqn, x)
 
     def held(self, x: Any) -> Any:
         assert self._held is not None

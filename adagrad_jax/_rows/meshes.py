@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.extend import core
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def on_mesh_of(aval: Any) -> contextlib.AbstractContextManager[Any]:
@@ -46,3 +47,18 @@ def replicated(x: jax.Array) -> jax.Array:
     if sharding.mesh == mesh and not any(sharding.spec):
         return x
     return jax.reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)))
+
+
+def becomes_automatic(reshard: core.JaxprEqn) -> bool:
+    """Whether it only takes an array out of what types say, as ``auto_axes`` does."""
+    mesh = reshard.params["dst_sharding"].mesh
+    return AxisType.Explicit not in mesh.axis_types
+
+
+def made_automatic(reshard: core.JaxprEqn, x: Any) -> Any:
+    """What that equation makes of another array."""
+    if not isinstance(x, jax.Array):
+        return x
+    mesh = reshard.params["dst_sharding"].mesh
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * x.ndim))
+    return reshard.primitive.bind(x, **reshard.params | {"dst_sharding": sharding})

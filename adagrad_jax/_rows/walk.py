@@ -7,6 +7,7 @@ equations, is up to the :class:`Run`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -15,12 +16,14 @@ from jax.extend import core
 
 import adagrad_jax._rows.pieces  # pyright: ignore # noqa: F401 registers its views
 from adagrad_jax._rows.functions import Function, Kinds, function_in, scan_counts
+from adagrad_jax._rows.meshes import becomes_automatic
 from adagrad_jax._rows.reads import READS, waits
 from adagrad_jax._rows.views import (
     NotRows,
     Table,
     View,
     is_view,
+    map_arrays,
     tables_in,
     turn_of,
     without_derivative,
@@ -54,6 +57,10 @@ class Run(Protocol):
 
     def dense(self, x: Any, where: core.JaxprEqn | None, what: str) -> None:
         """Tables in ``x`` are needed as a whole."""
+        ...
+
+    def moved(self, eqn: core.JaxprEqn, x: Any) -> Any:
+        """What ``eqn``, which only makes axes of a mesh automatic, makes of ``x``."""
         ...
 
     def held(self, x: Any) -> Any:
@@ -166,6 +173,9 @@ class _Steps:
         function = function_in(eqn, self._run.kinds)
         if function is not None:
             return self._call(eqn, function, operands, wanted)
+        if name == "reshard" and becomes_automatic(eqn):
+            move = functools.partial(self._run.moved, eqn)
+            return [map_arrays(move, operands[0])]
         if name in _MOVES and isinstance(operands[0], Table):
             (value,) = self._run.bind(eqn, [operands[0].value])
             return [dataclasses.replace(operands[0], value=value)]
