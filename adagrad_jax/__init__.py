@@ -32,6 +32,9 @@ from adagrad_jax._regularized import AdagradDAState as AdagradDAState
 from adagrad_jax._regularized import ProximalAdagradState as ProximalAdagradState
 from adagrad_jax._regularized import adagrad_da as adagrad_da
 from adagrad_jax._regularized import proximal_adagrad as proximal_adagrad
+from adagrad_jax._rows.explain import Explanation as Explanation
+from adagrad_jax._rows.explain import LeafExplanation as LeafExplanation
+from adagrad_jax._rows.explain import explain as explain
 from adagrad_jax._rows.gradient import grad as grad
 from adagrad_jax._rows.gradient import value_and_grad as value_and_grad
 from adagrad_jax._rows.row_sparse import RowSparse as RowSparse
@@ -41,9 +44,11 @@ __all__ = [
     "Accumulator",
     "AdagradDAState",
     "Diagonal",
+    "Explanation",
     "FtrlState",
     "FullMatrix",
     "LazyWeightDecayState",
+    "LeafExplanation",
     "Norm",
     "ProximalAdagradState",
     "RoundedDiagonal",
@@ -63,6 +68,7 @@ __all__ = [
     "clip_by_value",
     "diagnostics",
     "dialects",
+    "explain",
     "ftrl",
     "global_norm",
     "grad",

@@ -39,6 +39,7 @@ def choose(
     keyed: Sequence[tuple[Any, Any]],
     tables: Literal["auto"] | TableFilter,
     num_values: int,
+    strict: bool = True,
 ) -> Choice:
     """Finds out which of a function's parameters get a gradient of rows.
 
@@ -47,10 +48,11 @@ def choose(
       keyed: Each parameter's path and the parameter.
       tables: As for ``value_and_grad``.
       num_values: How many of the function's results, the first ones, have derivatives.
+      strict: Whether it is an error to choose what cannot have rows.
 
     Raises:
       TypeError: If ``tables`` chooses what has no rows.
-      ValueError: If ``tables`` chooses what is needed as a whole.
+      ValueError: If ``tables`` chooses what is used otherwise than by rows.
     """
     candidates = _candidates(keyed, tables)
 
@@ -69,7 +71,7 @@ def choose(
         reasons |= uses.dense
         if tables == "auto":
             reasons |= _without_gain(uses, row_axes, keyed, reasons)
-        elif reasons:
+        elif reasons and strict:
             i, reason = next(iter(reasons.items()))
             raise ValueError(_why_dense(keyed[i][0], reason))
         kept = {i: axes for i, axes in row_axes.items() if i not in reasons}
@@ -118,12 +120,15 @@ def _without_gain(
         reads = [read for read in uses.reads if read.table == i]
         num_rows = math.prod(keyed[i][1].shape[: row_axes[i]])
         num_ids = sum(read.num_ids for read in reads)
-        if all(read.fixed for read in reads):
+        if not reads:
+            found[i] = Reason(None, "it is not read")
+        elif all(read.fixed for read in reads):
             # They are parameters of their own more often than a table's (layers in one
             # array): they do not make a table by themselves.
-            found[i] = Reason(None, "rows that the program fixes" if reads else "none")
+            found[i] = Reason(None, "only rows that the program fixes are read")
         elif _is_number(num_ids) and num_rows <= num_ids:
-            found[i] = Reason(None, f"{num_ids} ids of {num_rows} rows")
+            what = f"{num_ids:,} ids are read of {num_rows:,} rows: an array is faster"
+            found[i] = Reason(None, what)
     return found
 
 
@@ -142,13 +147,39 @@ def _why_dense(path: Any, reason: Reason) -> str:
 def describe(reason: Reason) -> str:
     """What makes a parameter's gradient an ordinary array, and where."""
     if reason.where is None:
-        return "it is a result of the function"
-    name = reason.where.primitive.name
-    return f"`{name}` needs {reason.what}{place_of(reason.where)}"
+        return reason.what or "it is a result of the function"
+    what = f" (for it needs {reason.what})" if reason.what else ""
+    name = primitive_of(reason.where)
+    place = place_of(reason.where)
+    at = f", at {place}" if place else ""
+    return f"`{name}` uses it otherwise than by whole rows{what}{at}"
+
+
+def remedy_for(reason: Reason) -> str:
+    """What to do about it, where something can be done."""
+    if reason.where is None:
+        return "name it by `tables=` to have rows all the same"
+    if _has_a_rule(reason.where):
+        return (
+            "it has a derivative rule of its own, which may need all rows: look rows "
+            "up outside of it, and hand it these"
+        )
+    return "read it by table[ids] only, or keep another array for the other use"
+
+
+def primitive_of(eqn: core.JaxprEqn) -> str:
+    """Its name; of one that stands for many, that of what it stands for."""
+    inner = eqn.params.get("_prim")
+    return eqn.primitive.name if inner is None else type(inner).__name__
+
+
+def _has_a_rule(eqn: core.JaxprEqn) -> bool:
+    name = primitive_of(eqn).lower()
+    return name.startswith("custom") or name == "linear_call"
 
 
 def place_of(eqn: core.JaxprEqn) -> str:
-    """Where in the user's code an equation is from, as far as it is known."""
+    """Where in the user's code an equation is from; "" if that is not known."""
     traceback = eqn.source_info.traceback
     frames = [
         frame
@@ -157,7 +188,7 @@ def place_of(eqn: core.JaxprEqn) -> str:
     ]
     # The innermost call, better from a file of the user's than from a library's.
     for frame in sorted(frames, key=lambda frame: _is_in(frame.file_name, _INSTALLED)):
-        return f", at {frame.file_name}:{frame.line_num} ({frame.function_name})"
+        return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return ""
 
 

@@ -90,7 +90,7 @@ def _signature(eqn: core.JaxprEqn) -> tuple[Any, ...]:
 
 
 def _params(eqn: core.JaxprEqn) -> dict[str, Any]:
-    # One primitive of JAX's stands for many (`call_hi_primitive`), whose own are inside.
+    # `call_hi_primitive` stands for many primitives, whose parameters are inside.
     return vars(eqn.params["_prim"]) if "_prim" in eqn.params else eqn.params
 
 

@@ -1,21 +1,18 @@
 """Gradients of which tables have only the rows that were read."""
 
-import dataclasses
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
-from jax.extend import core
 
 from adagrad_jax._precision import widest
 from adagrad_jax._rows.choice import Choice, TableFilter, choose
-from adagrad_jax._rows.lookups import evaluate
+from adagrad_jax._rows.lookups import Read, evaluate
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._rows.trace import Call, Traced, as_positions, trace
 from adagrad_jax._rows.views import Table
 
 
@@ -90,8 +87,6 @@ def value_and_grad(
             '`tables` must be "auto" or a function (path, leaf) -> bool, got '
             f"{tables!r}."
         )
-    alone = not isinstance(argnums, Sequence)
-    positions = tuple(map(operator.index, [argnums] if alone else argnums))
     differentiate = functools.partial(
         jax.value_and_grad,
         argnums=(0, 1),
@@ -99,39 +94,17 @@ def value_and_grad(
         holomorphic=holomorphic,
         allow_int=allow_int,
     )
+    positions = as_positions(argnums)
 
     @functools.wraps(fun)
     def value_and_grad_of_fun(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        _check_positional(args, positions)
-        chosen = tuple(args[position] for position in positions)
-        keyed, structure = jax.tree_util.tree_flatten_with_path(chosen)
-        if alone:
-            keyed = [(path[1:], leaf) for path, leaf in keyed]
-
-        def call(leaves: list[Any]) -> Any:
-            replaced = list(args)
-            for position, arg in zip(
-                positions, structure.unflatten(leaves), strict=True
-            ):
-                replaced[position] = arg
-            return fun(*replaced, **kwargs)
-
-        traced = _trace(call, [leaf for _, leaf in keyed], has_aux)
-        choice = choose(traced.jaxpr.jaxpr, keyed, tables, traced.num_values)
+        call = Call.of(fun, positions, args, kwargs)
+        traced = trace(call, has_aux)
+        choice = choose(traced.jaxpr.jaxpr, call.keyed, tables, traced.num_values)
         value, gradients = _gradients(differentiate, traced, choice)
-        gradients = structure.unflatten(gradients)
-        return value, gradients[0] if alone else gradients
+        return value, call.unflatten(gradients)
 
     return value_and_grad_of_fun
-
-
-def _check_positional(args: Sequence[Any], positions: Sequence[int]) -> None:
-    if max(positions) >= len(args):
-        raise TypeError(
-            f"differentiating by argnums={positions} needs at least "
-            f"{max(positions) + 1} positional arguments, got {len(args)}; pass them by "
-            "position."
-        )
 
 
 def grad(
@@ -181,87 +154,26 @@ def grad(
     return grad_of_fun
 
 
-@dataclasses.dataclass(frozen=True)
-class _Traced:
-    """A function of leaves as a jaxpr, whose first results are its value's leaves.
-
-    Attributes:
-      jaxpr: Of the leaves.
-      leaves: What it is to be called with.
-      unflatten: From the jaxpr's results to the value, with ``has_aux`` a pair of it
-        and the auxiliary data.
-      has_aux: Whether ``unflatten`` gives a pair.
-      num_values: How many results are of the value: the first ones.
-    """
-
-    jaxpr: core.ClosedJaxpr
-    leaves: list[Any]
-    unflatten: Callable[[list[Any]], Any]
-    has_aux: bool
-    num_values: int
-
-
-def _trace(
-    call: Callable[[list[Any]], Any], leaves: list[Any], has_aux: bool
-) -> _Traced:
-    structure, constants, num_values = None, [], 0
-
-    def arrays_only(leaves: list[Any]) -> list[Any]:
-        nonlocal structure, constants, num_values
-        result = call(leaves)
-        if has_aux and not (isinstance(result, tuple | list) and len(result) == 2):
-            raise TypeError(
-                "with has_aux=True `fun` must return a pair (value, auxiliary data), "
-                f"got {result!r} of type {type(result).__name__}."
-            )
-        value, aux = result if has_aux else (result, None)
-        results, structure = jax.tree.flatten((value, aux))
-        num_values = len(jax.tree.leaves(value))
-        # Auxiliary data may be anything: what is not computed here is only passed on.
-        constants = [
-            None if i < num_values or isinstance(leaf, Tracer) else (leaf,)
-            for i, leaf in enumerate(results)
-        ]
-        return [
-            leaf
-            for leaf, constant in zip(results, constants, strict=True)
-            if constant is None
-        ]
-
-    jaxpr = jax.make_jaxpr(arrays_only)(leaves)
-
-    def unflatten(results: list[Any]) -> Any:
-        arrays = iter(results)
-        merged = [
-            next(arrays) if constant is None else constant[0] for constant in constants
-        ]
-        value, aux = jax.tree.unflatten(structure, merged)
-        return (value, aux) if has_aux else value
-
-    return _Traced(jaxpr, leaves, unflatten, has_aux, num_values)
-
-
 def _gradients(
-    differentiate: Callable[..., Any], traced: _Traced, choice: Choice
+    differentiate: Callable[..., Any], traced: Traced, choice: Choice
 ) -> tuple[Any, list[Any]]:
     """The value, and the gradient of each leaf.
 
     ``differentiate`` is ``jax.value_and_grad`` by two arguments, with auxiliary data.
     """
     leaves, uses, row_axes = traced.leaves, choice.uses, choice.row_axes
+    tables = {i: Table(i, jnp.asarray(leaves[i]), axes) for i, axes in row_axes.items()}
 
     def value_of(dense: dict[int, Any], taps: list[jax.Array]) -> Any:
-        args = [
-            Table(i, jnp.asarray(leaf), row_axes[i]) if i in row_axes else dense[i]
-            for i, leaf in enumerate(leaves)
-        ]
+        args = [tables[i] if i in tables else dense[i] for i in range(len(leaves))]
         results, ids = evaluate(traced.jaxpr, args, uses, taps, traced.num_values)
-        computed = [x for x in results if all(x is not leaf for leaf in leaves)]
+        unchanged = {id(table.value) for table in tables.values()}
+        computed = [result for result in results if id(result) not in unchanged]
         result = traced.unflatten(results)
         value, aux = result if traced.has_aux else (result, None)
         return value, (aux, ids, computed)
 
-    dense = {i: leaf for i, leaf in enumerate(leaves) if i not in row_axes}
+    dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
     taps = [read.tap() for read in uses.reads]
     if uses.holds:
         taps.append(jnp.zeros((), uses.reads[0].aval.dtype))
@@ -269,10 +181,11 @@ def _gradients(
         dense, taps
     )
     rows = _after(rows, (computed, gradients))
-    reads = list(zip(uses.reads, ids, rows, strict=False))
-    for i in row_axes:
-        mine = [(ids, rows) for read, ids, rows in reads if read.table == i]
-        gradients[i] = _row_sparse(jnp.asarray(leaves[i]), row_axes[i], mine)
+    # After the rows there may be the derivative of what is held, which is none.
+    reads = list(zip(uses.reads, ids, rows[: len(ids)], strict=True))
+    for i, table in tables.items():
+        mine = [read for read in reads if read[0].table == i]
+        gradients[i] = _row_sparse(table.value, row_axes[i], mine)
     result = (value, aux) if traced.has_aux else value
     return result, [gradients[i] for i in range(len(leaves))]
 
@@ -294,17 +207,36 @@ def _after(rows: list[jax.Array], others: Any) -> list[jax.Array]:
 
 
 def _row_sparse(
-    table: jax.Array, row_axes: int, reads: list[tuple[jax.Array, jax.Array]]
+    table: jax.Array,
+    row_axes: int,
+    reads: list[tuple[Read, jax.Array, jax.Array]],
 ) -> RowSparse:
     """The gradient of ``table`` from the ids and the derivatives of each read."""
+    parts = []
+    for dtypes in dict.fromkeys(read.rounded_to for read, *_ in reads) or [()]:
+        part = _entries(
+            table,
+            row_axes,
+            [(ids, rows) for read, ids, rows in reads if read.rounded_to == dtypes],
+        )
+        # Where the table was cast twice, its derivative is too.
+        for dtype in (*reversed(dtypes), table.dtype):
+            part = part.astype(dtype)
+        parts.append(part)
+    return sum(parts[1:], parts[0])
+
+
+def _entries(
+    table: jax.Array, row_axes: int, reads: list[tuple[jax.Array, jax.Array]]
+) -> RowSparse:
+    """Of all reads, one after the other, as precise as the most precise of them."""
     row, real = table.shape[row_axes:], not jnp.iscomplexobj(table)
-    ids = [jnp.zeros(0, jnp.int32), *(ids.reshape(-1) for ids, _ in reads)]
+    ids = [ids.reshape(-1) for ids, _ in reads] or [jnp.zeros(0, jnp.int32)]
     rows = [jnp.zeros((0, *row), table.dtype)]
-    for read_ids, read_rows in reads:
-        read_rows = read_rows.reshape(read_ids.size, *row)
+    for (_, read_rows), flat in zip(reads, ids, strict=False):
+        read_rows = read_rows.reshape(flat.size, *row)
         rows.append(read_rows.real if real else read_rows)
     # Not rounded to the table's dtype: their sums will be.
     dtype = widest(*(part.dtype for part in rows))
     entries = jnp.concatenate([part.astype(dtype) for part in rows])
-    gradient = RowSparse(jnp.concatenate(ids), entries, table.shape)
-    return gradient.astype(table.dtype)
+    return RowSparse(jnp.concatenate(ids), entries, table.shape)

@@ -29,7 +29,14 @@ from adagrad_jax._rows.meshes import (
     varying,
 )
 from adagrad_jax._rows.reads import read
-from adagrad_jax._rows.views import Table, View, map_arrays, tables_in
+from adagrad_jax._rows.views import (
+    Places,
+    Table,
+    View,
+    equation_of,
+    map_arrays,
+    tables_in,
+)
 from adagrad_jax._rows.walk import Scan, arrays_of, walk
 
 
@@ -43,6 +50,7 @@ class Read:
       row: The shape of a row.
       aval: The type of the rows where they are read.
       fixed: Whether the program names the rows, and not its data.
+      rounded_to: Through which dtypes rows came, before the one that they were read in.
       row_axes: How many axes of the table name a row.
       where: The equation that reads.
     """
@@ -52,6 +60,7 @@ class Read:
     row: tuple[int, ...]
     aval: Any
     fixed: bool
+    rounded_to: tuple[Any, ...]
     row_axes: int
     where: core.JaxprEqn | None
 
@@ -73,12 +82,12 @@ class Reason:
     """Why a table's gradient is an ordinary array.
 
     Attributes:
-      where: The equation that needs the table as a whole, if it is one.
-      what: What is needed.
+      where: The equation that uses it otherwise than by rows, if it is one.
+      what: What is used of it; without an equation, all of the reason.
     """
 
     where: core.JaxprEqn | None
-    what: str = "all of its rows"
+    what: str = ""
 
 
 @dataclasses.dataclass
@@ -118,9 +127,7 @@ class Uses:
         ]
 
 
-def find_uses(
-    jaxpr: core.Jaxpr, args: Sequence[Table | None], num_values: int
-) -> Uses:
+def find_uses(jaxpr: core.Jaxpr, args: Sequence[Table | None], num_values: int) -> Uses:
     """What ``jaxpr`` does with those of its arguments that are tables.
 
     Args:
@@ -130,9 +137,11 @@ def find_uses(
     """
     uses = Uses(kinds(), {})
     avals = [var.aval for var in jaxpr.invars]
-    args = [aval if arg is None else arg for arg, aval in zip(args, avals, strict=True)]
+    types = [
+        aval if arg is None else arg for arg, aval in zip(args, avals, strict=True)
+    ]
     consts = [var.aval for var in jaxpr.constvars]
-    walk(jaxpr, consts, args, _Finding(uses), num_values=num_values)
+    walk(jaxpr, consts, types, _Finding(uses), num_values=num_values)
     return uses
 
 
@@ -179,14 +188,15 @@ class _Finding:
     def read(self, view: View) -> Any:
         reads: list[Read] = []
 
-        def note(table: Table, rows: jax.Array, ids: jax.Array, fixed: bool) -> Any:
+        def note(table: Table, rows: jax.Array, ids: jax.Array, places: Places) -> Any:
             reads.append(
                 Read(
                     table=table.number,
                     places=ids.shape,
                     row=rows.shape[1:],
                     aval=jax.typeof(rows),
-                    fixed=fixed,
+                    fixed=places.fixed,
+                    rounded_to=places.dtypes[:-1],
                     row_axes=table.ndim + 1 - rows.ndim,
                     where=view.eqn,
                 )
@@ -204,7 +214,9 @@ class _Finding:
                 self.uses.dense.setdefault(table.number, Reason(where, what))
 
     def moved(self, eqn: core.JaxprEqn, x: Any) -> Any:
-        return jax.make_jaxpr(lambda: made_automatic(eqn, placeholder(x)))().out_avals[0]
+        return jax.make_jaxpr(lambda: made_automatic(eqn, placeholder(x)))().out_avals[
+            0
+        ]
 
     def held(self, x: Any) -> Any:
         self.uses.holds = True
@@ -230,9 +242,7 @@ class _Finding:
         self, function: Function, args: Sequence[Any], wanted: Sequence[bool]
     ) -> list[Any]:
         uses = self.uses.within()
-        results = walk(
-            function.jaxpr, function.consts, args, _Finding(uses), wanted
-        )
+        results = walk(function.jaxpr, function.consts, args, _Finding(uses), wanted)
         self.uses.include(uses)
         return results
 
@@ -275,14 +285,15 @@ class _Computing:
         return _bind(eqn, args)
 
     def compute(self, view: View, args: Sequence[Any]) -> Any:
-        assert view.eqn is not None
-        return _bind(view.eqn, args)[0]
+        return _bind(equation_of(view), args)[0]
 
     def read(self, view: View) -> Any:
         ids_here: list[jax.Array] = []
 
-        def tapped(table: Table, rows: jax.Array, ids: jax.Array, fixed: bool) -> Any:
-            del table, fixed
+        def tapped(
+            table: Table, rows: jax.Array, ids: jax.Array, places: Places
+        ) -> Any:
+            del table, places
             ids_here.append(ids)
             return _with_derivative_of(rows, placed(next(self._taps), jax.typeof(rows)))
 
@@ -292,15 +303,17 @@ class _Computing:
         return rows
 
     def dense(self, x: Any, where: core.JaxprEqn | None, what: str) -> None:
-        for table in tables_in(x):
-            assert table.number is None, f"{where} needs {what} of table {table.number}"
+        if any(table.number is not None for table in tables_in(x)):
+            raise RuntimeError(
+                "a table that was found to be read by rows is needed as a whole, by "
+                f"{where}: please report this, and keep it dense by `tables=`."
+            )
 
     def moved(self, eqn: core.JaxprEqn, x: Any) -> Any:
         return made_automatic(eqn, x)
 
     def held(self, x: Any) -> Any:
-        assert self._held is not None
-        return _held_by(x, self._held)
+        return x if self._held is None else _held_by(x, self._held)
 
     def _within(self, uses: Uses, taps: Sequence[jax.Array]) -> "_Computing":
         return _Computing(uses, taps, self._held)
@@ -361,7 +374,6 @@ class _Computing:
         wanted: Sequence[bool],
     ) -> list[Any]:
         uses = [next(self._inner) for _ in function.jaxprs]
-        reads = [read for branch in uses for read in branch.reads]
         sizes = {
             table.number: math.prod(table.shape[: table.row_axes])
             for arg in args
@@ -389,7 +401,6 @@ class _Computing:
         branches = [branch(number) for number in range(len(uses))]
         taps = [self._taps_for(branch) for branch in uses]
         results, ids = lax.switch(index, branches, arrays_of(args), taps)
-        assert len(ids) == len(reads)
         self.ids += ids
         return results
 

@@ -5,7 +5,6 @@ something else, is none of the table's.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,8 +42,7 @@ def _take_concatenated(view: View, places: Places, reader: Reader) -> jax.Array:
         rows = take(part, here, reader)
         result = rows if result is None else _choose(hit, rows, result)
         start += size
-    assert result is not None
-    return result
+    return jnp.asarray(result)
 
 
 @takes("pad")
@@ -116,7 +114,7 @@ def _take_around(
     sizes: Sequence[int],
     hit: jax.Array,
 ) -> jax.Array:
-    """Of an array in which a window at ``start`` is the second operand's, if ``hit``."""
+    """Of an array with the second operand in a window at ``start``, if ``hit``."""
     x, update = view.args[0], view.args[2 if view.name == "scatter" else 1]
     partial = [axis for axis in range(x.ndim) if sizes[axis] != x.shape[axis]]
     unnamed = [axis for axis in partial if places.all_of(axis)]

@@ -108,7 +108,7 @@ def _cut(rows: jax.Array, window: _Window, axis: int) -> jax.Array:
         end = window.start + (window.size - 1) * window.step + 1
         return lax.slice_in_dim(rows, window.start, end, window.step, axis)
     along = jnp.arange(window.size, dtype=jnp.int32)
-    columns = jnp.broadcast_to(window.start, rows.shape[:1])[:, None] + along
+    columns = jnp.broadcast_to(window.start, rows.shape[:1])[:, None] + along[None]
     shape = [rows.shape[0], *[1] * (rows.ndim - 1)]
     shape[axis] = window.size
     return jnp.take_along_axis(
@@ -240,7 +240,6 @@ def _fill_value(view: View, places: Places) -> Any:
         fill = jnp.nan
     elif fill is None:
         unsigned = jnp.issubdtype(dtype, jnp.unsignedinteger)
-        fill = dtype == bool or getattr(jnp.iinfo(dtype), "max" if unsigned else "min")
+        limits = None if dtype == jnp.bool_ else jnp.iinfo(dtype)
+        fill = True if limits is None else limits.max if unsigned else limits.min
     return cast(jnp.asarray(fill, dtype), places.dtypes)
-
-

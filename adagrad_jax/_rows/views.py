@@ -103,6 +103,13 @@ class View:
         return self.aval.dtype
 
 
+def equation_of(view: View) -> core.JaxprEqn:
+    """The program's equation that a view is."""
+    if view.eqn is None:
+        raise NotRows(f"{view.name} of it")
+    return view.eqn
+
+
 def turn_of(stack: "Table | View", index: Any, aval: Any) -> View:
     """What a scan over ``stack`` sees at one turn: ``stack[index]``."""
     return View("turn", {}, [stack, index], aval)
@@ -178,8 +185,8 @@ class Places:
         return jnp.full(self.n, index, jnp.int32)
 
 
-Reader = Callable[[Table, jax.Array, jax.Array, bool], jax.Array]
-"""Called with a table, some of its rows, their ids ``(n,)`` and ``fixed``.
+Reader = Callable[[Table, jax.Array, jax.Array, Places], jax.Array]
+"""Called with a table, some of its rows, their ids ``(n,)`` and where they are.
 
 It returns the rows. Ids count rows along all ``row_axes``, the last of these fastest;
 the number of rows stands for none.
@@ -250,7 +257,7 @@ def _take_rows(table: Table, places: Places, reader: Reader) -> jax.Array:
     named = [a for a, index in enumerate(places.indices) if index is not None]
     k = table.row_axes or _row_axes(table.shape, named)
     if not named or named[0] >= k:
-        raise NotRows("all of its rows")
+        raise NotRows("")
     num_rows = math.prod(table.shape[:k])
     if num_rows > np.iinfo(np.int32).max:
         raise NotRows("rows of which there are 2**31 or more")
@@ -267,7 +274,7 @@ def _take_rows(table: Table, places: Places, reader: Reader) -> jax.Array:
         ids = jnp.where(places.live, ids, num_rows)
     whole = (None,) * (len(table.shape) - k)
     rows = take_array(table.value, places.at((*places.indices[:k], *whole)))
-    rows = reader(table, cast(rows, places.dtypes), ids, places.fixed)
+    rows = reader(table, cast(rows, places.dtypes), ids, places)
     inside = places.indices[k:]
     if all(index is None for index in inside):
         return rows
@@ -295,7 +302,7 @@ def take_array(x: jax.Array, places: Places) -> jax.Array:
         return jnp.zeros((places.n, *rest), x.dtype)
     index = tuple(slice(None) if i is None else i for i in places.indices)
     rows = x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
-    # NumPy's rule: the places' axis is in front, unless all that is indexed is adjacent.
+    # NumPy's rule: the places' axis is in front, unless the indexed ones are adjacent.
     adjacent = named[-1] - named[0] + 1 == len(named)
     return jnp.moveaxis(rows, named[0], 0) if adjacent else rows
 
@@ -311,8 +318,6 @@ def as_column(mask: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.expand_dims(mask, range(1, like.ndim)), like.shape)
 
 
-
-
 # Equations that change the rows of their operands, or where these are.
 
 _ELEMENTWISE = """
@@ -326,8 +331,8 @@ _ELEMENTWISE = """
 def _take_elementwise(view: View, places: Places, reader: Reader) -> jax.Array:
     each = dataclasses.replace(places, dtypes=())
     rows = [take(arg, each, reader) if np.ndim(arg) else arg for arg in view.args]
-    assert view.eqn is not None
-    return cast(view.eqn.primitive.bind(*rows, **view.params), places.dtypes)
+    primitive = equation_of(view).primitive
+    return cast(primitive.bind(*rows, **view.params), places.dtypes)
 
 
 @takes("convert_element_type")
@@ -448,9 +453,7 @@ def _take_transposed(view: View, places: Places, reader: Reader) -> jax.Array:
         at[axis] = index
     rows = take(view.args[0], places.at(at), reader)
     rest = [axis for axis, index in enumerate(at) if index is None]
-    return rows.transpose(
-        0, *(1 + rest.index(axis) for axis in order if axis in rest)
-    )
+    return rows.transpose(0, *(1 + rest.index(axis) for axis in order if axis in rest))
 
 
 @takes("rev")

@@ -146,7 +146,7 @@ class _Steps:
 
     def _compute(self, x: Table | View, where: core.JaxprEqn | None) -> Any:
         if isinstance(x, Table):
-            self._run.dense(x, where, "all of its rows")
+            self._run.dense(x, where, "")
             return x.value
         if x.name in READS:
             try:
