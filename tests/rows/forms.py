@@ -223,13 +223,12 @@ def jit(read, k):
 
 @around()
 def jit_traced(read, k):
-    """What was traced can be called, on jax 0.10 if nothing is closed over."""
+    """What was traced can be called, if it closes over no array: JAX fails then."""
 
     def call(p, ids):
-        try:
-            return jax.jit(read).trace(p, ids)(p, ids)
-        except ValueError:
-            return jax.jit(read)(p, ids)
+        traced = jax.jit(read).trace(p, ids)
+        closed = len(traced.jaxpr.in_avals) > 2 or traced.jaxpr.consts
+        return (jax.jit(read) if closed else traced)(p, ids)
 
     return call
 
