@@ -175,14 +175,11 @@ def _gradients(
 
     dense = {i: leaf for i, leaf in enumerate(leaves) if i not in tables}
     taps = [read.tap() for read in uses.reads]
-    if uses.holds:
-        taps.append(jnp.zeros((), uses.reads[0].aval.dtype))
     (value, (aux, ids, computed)), (gradients, rows) = differentiate(value_of)(
         dense, taps
     )
     rows = _after(rows, (computed, gradients))
-    # After the rows there may be the derivative of what is held, which is none.
-    reads = list(zip(uses.reads, ids, rows[: len(ids)], strict=True))
+    reads = list(zip(uses.reads, ids, rows, strict=True))
     for i, table in tables.items():
         mine = [read for read in reads if read[0].table == i]
         gradients[i] = _row_sparse(table.value, row_axes[i], mine)

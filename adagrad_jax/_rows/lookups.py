@@ -37,7 +37,7 @@ from adagrad_jax._rows.views import (
     map_arrays,
     tables_in,
 )
-from adagrad_jax._rows.walk import Scan, arrays_of, walk
+from adagrad_jax._rows.walk import Scan, Wanted, arrays_of, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,6 @@ class Uses:
       reads: All reads, inner functions' too, in the order of evaluation.
       inner: Of the inner functions, in the order of evaluation.
       gives_views: Whether some result is a table still, or a view of one.
-      holds: Whether there is a while loop that a table goes into.
       row_axes: Of each table, if that was given.
     """
 
@@ -109,7 +108,6 @@ class Uses:
     reads: list[Read] = dataclasses.field(default_factory=list)
     inner: "list[Uses]" = dataclasses.field(default_factory=list)
     gives_views: bool = False
-    holds: bool = False
     row_axes: dict[int, int] | None = None
 
     def within(self) -> "Uses":
@@ -120,7 +118,6 @@ class Uses:
 
     def include(self, inner: "Uses", turns: tuple[int, ...] = ()) -> None:
         """What an inner function does, at each of its turns."""
-        self.holds |= inner.holds
         self.reads += [
             dataclasses.replace(read, places=(*turns, *read.places))
             for read in inner.reads
@@ -141,7 +138,7 @@ def find_uses(jaxpr: core.Jaxpr, args: Sequence[Table | None], num_values: int) 
         aval if arg is None else arg for arg, aval in zip(args, avals, strict=True)
     ]
     consts = [var.aval for var in jaxpr.constvars]
-    walk(jaxpr, consts, types, _Finding(uses), num_values=num_values)
+    walk(jaxpr, consts, types, _Finding(uses), _wanted(jaxpr, num_values))
     return uses
 
 
@@ -158,17 +155,21 @@ def evaluate(
       jaxpr: The function.
       args: Its arguments; a :class:`Table` where it has one, none of them dense.
       uses: What :func:`find_uses` says.
-      taps: An array for each of ``uses.reads``, from its ``tap``, and if ``uses.holds``
-        a number on which tables depend where a derivative is an error, as it is in JAX.
+      taps: An array for each of ``uses.reads``, from its ``tap``.
       num_values: As for :func:`find_uses`.
 
     Returns:
       The results, and for each read the ids of its rows, as its ``places``.
     """
-    held = taps[-1] if uses.holds else None
-    run = _Computing(uses, taps, held)
-    results = walk(jaxpr.jaxpr, jaxpr.consts, args, run, num_values=num_values)
+    run = _Computing(uses, taps)
+    wanted = _wanted(jaxpr.jaxpr, num_values)
+    results = walk(jaxpr.jaxpr, jaxpr.consts, args, run, wanted)
     return results, run.ids
+
+
+def _wanted(jaxpr: core.Jaxpr, num_values: int) -> Wanted:
+    number = len(jaxpr.outvars)
+    return Wanted([True] * number, [i < num_values for i in range(number)])
 
 
 class _Finding:
@@ -218,15 +219,14 @@ class _Finding:
             0
         ]
 
-    def held(self, x: Any) -> Any:
-        self.uses.holds = True
+    def stopped(self, x: Any) -> Any:
         return x
 
     def call(
         self,
         function: Function,
         args: Sequence[Any],
-        wanted: Sequence[bool],
+        wanted: Wanted,
         whole: Callable[[Any], Any],
     ) -> list[Any]:
         del whole
@@ -239,7 +239,7 @@ class _Finding:
         return results
 
     def remat(
-        self, function: Function, args: Sequence[Any], wanted: Sequence[bool]
+        self, function: Function, args: Sequence[Any], wanted: Wanted
     ) -> list[Any]:
         uses = self.uses.within()
         results = walk(function.jaxpr, function.consts, args, _Finding(uses), wanted)
@@ -251,7 +251,7 @@ class _Finding:
         function: Function,
         index: Any,
         args: Sequence[Any],
-        wanted: Sequence[bool],
+        wanted: Wanted,
     ) -> list[Any]:
         del index
         results: list[Any] = []
@@ -274,12 +274,9 @@ class _Finding:
 class _Computing:
     """The walk that computes, with the derivatives of rows from taps."""
 
-    def __init__(
-        self, uses: Uses, taps: Sequence[jax.Array], held: jax.Array | None
-    ) -> None:
+    def __init__(self, uses: Uses, taps: Sequence[jax.Array]) -> None:
         self.kinds, self.ids = uses.kinds, list[jax.Array]()
         self._taps, self._inner = iter(taps), iter(uses.inner)
-        self._held = held
 
     def bind(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         return _bind(eqn, args)
@@ -312,11 +309,11 @@ class _Computing:
     def moved(self, eqn: core.JaxprEqn, x: Any) -> Any:
         return made_automatic(eqn, x)
 
-    def held(self, x: Any) -> Any:
-        return x if self._held is None else _held_by(x, self._held)
+    def stopped(self, x: Any) -> Any:
+        return lax.stop_gradient(x)
 
     def _within(self, uses: Uses, taps: Sequence[jax.Array]) -> "_Computing":
-        return _Computing(uses, taps, self._held)
+        return _Computing(uses, taps)
 
     def _taps_for(self, uses: Uses) -> list[jax.Array]:
         return [next(self._taps) for _ in uses.reads]
@@ -325,7 +322,7 @@ class _Computing:
         self,
         function: Function,
         args: Sequence[Any],
-        wanted: Sequence[bool],
+        wanted: Wanted,
         whole: Callable[[Any], Any],
     ) -> list[Any]:
         uses = next(self._inner)
@@ -344,13 +341,15 @@ class _Computing:
             for arg in args
         )
         arrays = [arg.value if isinstance(arg, Table) else arg for arg in args]
-        compiled = _compiled(function.jaxpr, types, tuple(wanted))
-        results, ids = compiled(arrays, taps, self._held)
+        compiled = _compiled(
+            function.jaxpr, types, Wanted(tuple(wanted.values), tuple(wanted.live))
+        )
+        results, ids = compiled(arrays, taps)
         self.ids += ids
         return results
 
     def remat(
-        self, function: Function, args: Sequence[Any], wanted: Sequence[bool]
+        self, function: Function, args: Sequence[Any], wanted: Wanted
     ) -> list[Any]:
         uses = next(self._inner)
 
@@ -371,7 +370,7 @@ class _Computing:
         function: Function,
         index: Any,
         args: Sequence[Any],
-        wanted: Sequence[bool],
+        wanted: Wanted,
     ) -> list[Any]:
         uses = [next(self._inner) for _ in function.jaxprs]
         sizes = {
@@ -433,7 +432,7 @@ class _Computing:
 
 @functools.lru_cache(maxsize=128)
 def _compiled(
-    jaxpr: core.Jaxpr, types: tuple[Table | None, ...], wanted: tuple[bool, ...]
+    jaxpr: core.Jaxpr, types: tuple[Table | None, ...], wanted: Wanted
 ) -> Callable[..., tuple[list[Any], list[jax.Array]]]:
     """Evaluates a function that ``jax.jit`` has traced, under ``jax.jit``.
 
@@ -443,7 +442,7 @@ def _compiled(
     """
 
     def function(
-        arrays: list[Any], taps: list[jax.Array], held: jax.Array | None
+        arrays: list[Any], taps: list[jax.Array]
     ) -> tuple[list[Any], list[jax.Array]]:
         uses, avals = Uses(kinds(), {}), [var.aval for var in jaxpr.invars]
         tables = [
@@ -456,7 +455,7 @@ def _compiled(
             array if table is None else dataclasses.replace(table, value=array)
             for table, array in zip(types, arrays, strict=True)
         ]
-        run = _Computing(uses, taps, held)
+        run = _Computing(uses, taps)
         return walk(jaxpr, (), args, run, wanted), run.ids
 
     return jax.jit(function)
@@ -492,15 +491,3 @@ def _with_derivative_of(rows: jax.Array, tap: jax.Array) -> jax.Array:
 @_with_derivative_of.defjvp
 def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return primals[0], tangents[1]
-
-
-@jax.custom_jvp
-def _held_by(x: jax.Array, held: jax.Array) -> jax.Array:
-    del held
-    return x
-
-
-@_held_by.defjvp
-def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    x = primals[0]
-    return x, jnp.broadcast_to(tangents[1].astype(x.dtype), x.shape)

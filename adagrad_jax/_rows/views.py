@@ -124,9 +124,9 @@ def tables_in(x: Any) -> Iterator[Table]:
             yield from tables_in(arg)
 
 
-def without_derivative(x: Any) -> Any:
-    """The same, to the tables of which no derivative comes back."""
-    return _map(lambda t: dataclasses.replace(t, number=None), lambda array: array, x)
+def without_derivative(stopped: Callable[[Any], Any], x: Any) -> Any:
+    """The same, to nothing of which a derivative comes back."""
+    return _map(lambda t: dataclasses.replace(t, number=None), stopped, x)
 
 
 def map_arrays(function: Callable[[Any], Any], x: Any) -> Any:
@@ -357,7 +357,8 @@ def _take_selected(view: View, places: Places, reader: Reader) -> jax.Array:
     for number, case in enumerate(cases):
         here = places
         if _is_same_along_rows(which, places):
-            here = places.where(chosen.reshape(places.n, -1)[:, 0] == number)
+            case_of = chosen.reshape(places.n, -1)[:, 0].astype(jnp.int32)
+            here = places.where(case_of == number)
         rows.append(take(case, here, reader))
     return lax.select_n(chosen, *rows)
 
@@ -454,6 +455,18 @@ def _take_transposed(view: View, places: Places, reader: Reader) -> jax.Array:
     rows = take(view.args[0], places.at(at), reader)
     rest = [axis for axis, index in enumerate(at) if index is None]
     return rows.transpose(0, *(1 + rest.index(axis) for axis in order if axis in rest))
+
+
+@takes("tile")
+def _take_tiled(view: View, places: Places, reader: Reader) -> jax.Array:
+    x, reps = view.args[0], view.params["reps"]
+    at = [
+        None if index is None else index % size
+        for size, index in zip(x.shape, places.indices, strict=True)
+    ]
+    rows = take(x, places.at(at), reader)
+    inside = [reps[axis] for axis, index in enumerate(at) if index is None]
+    return jnp.tile(rows, (1, *inside))
 
 
 @takes("rev")

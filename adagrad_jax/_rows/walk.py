@@ -9,7 +9,7 @@ equations, is up to the :class:`Run`.
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax.extend import core
@@ -38,6 +38,18 @@ _ARRAYS = {"gather": 1, "dynamic_slice": 1, "dynamic_update_slice": 2}
 _MOVES = {"sharding_constraint", "reshard"}
 
 
+class Wanted(NamedTuple):
+    """What is wanted of some results.
+
+    Attributes:
+      values: Of which the value is.
+      live: Of which there is a derivative.
+    """
+
+    values: Sequence[bool]
+    live: Sequence[bool]
+
+
 class Run(Protocol):
     """What is done on the walk."""
 
@@ -63,18 +75,18 @@ class Run(Protocol):
         """What ``eqn``, which only makes axes of a mesh automatic, makes of ``x``."""
         ...
 
-    def held(self, x: Any) -> Any:
-        """``x``, where a derivative would be an error."""
+    def stopped(self, x: Any) -> Any:
+        """An array, to which no derivative comes back."""
         ...
 
     def call(
-        self, function: Function, args: Any, wanted: Any, whole: Any
+        self, function: Function, args: Any, wanted: "Wanted", whole: Any
     ) -> list[Any]: ...
 
-    def remat(self, function: Function, args: Any, wanted: Any) -> list[Any]: ...
+    def remat(self, function: Function, args: Any, wanted: "Wanted") -> list[Any]: ...
 
     def cond(
-        self, function: Function, index: Any, args: Any, wanted: Any
+        self, function: Function, index: Any, args: Any, wanted: "Wanted"
     ) -> list[Any]: ...
 
     def scan(self, scan: "Scan") -> list[Any]: ...
@@ -85,10 +97,9 @@ def walk(
     consts: Sequence[Any],
     args: Sequence[Any],
     run: Run,
-    wanted: Sequence[bool] | None = None,
+    wanted: Wanted,
     *,
     views: bool = False,
-    num_values: int | None = None,
 ) -> list[Any]:
     """The results of ``jaxpr``.
 
@@ -97,20 +108,12 @@ def walk(
       consts: The values of its ``constvars``.
       args: Its arguments; tables and views may be among them.
       run: What is done on the way.
-      wanted: Which results are; None stands for others. All, if it is None.
+      wanted: Which results are, and of which there is a derivative; None stands for
+        those that are not.
       views: Whether results may be tables and views.
-      num_values: How many results have a derivative, the first ones; None for all.
     """
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
-    used = {
-        atom
-        for atom in (
-            *(atom for eqn in jaxpr.eqns for atom in eqn.invars),
-            *(atom for atom, want in zip(jaxpr.outvars, wanted, strict=True) if want),
-        )
-        if not isinstance(atom, core.Literal)
-    }
+    used, live = _used(jaxpr, wanted.values), _live(jaxpr, wanted.live)
     steps = _Steps(run)
 
     def value(atom: Any) -> Any:
@@ -118,15 +121,43 @@ def walk(
 
     for eqn in jaxpr.eqns:
         operands = [value(atom) for atom in eqn.invars]
-        results = steps.step(eqn, operands, [var in used for var in eqn.outvars])
+        here = Wanted(
+            [v in used for v in eqn.outvars], [v in live for v in eqn.outvars]
+        )
+        results = steps.step(eqn, operands, here)
         env.update(zip(eqn.outvars, results, strict=True))
     results = []
-    for number, (atom, want) in enumerate(zip(jaxpr.outvars, wanted, strict=True)):
+    for atom, want, is_live in zip(
+        jaxpr.outvars, wanted.values, wanted.live, strict=True
+    ):
         result = value(atom) if want else None
-        if num_values is not None and number >= num_values:
-            result = without_derivative(result)
+        result = result if is_live else without_derivative(run.stopped, result)
         results.append(result if views else steps.whole(result, None))
     return results
+
+
+def _used(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
+    """The variables whose values are needed."""
+    needed = [a for a, want in zip(jaxpr.outvars, wanted, strict=True) if want]
+    atoms = [*needed, *(atom for eqn in jaxpr.eqns for atom in eqn.invars)]
+    return {atom for atom in atoms if not isinstance(atom, core.Literal)}
+
+
+def _live(jaxpr: core.Jaxpr, wanted: Sequence[bool]) -> set[Any]:
+    """The variables to which a derivative comes back."""
+    live = {
+        atom
+        for atom, want in zip(jaxpr.outvars, wanted, strict=True)
+        if want and not isinstance(atom, core.Literal)
+    }
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.primitive.name == "stop_gradient":
+            continue
+        # What is written into a Ref may be read from it anywhere.
+        has_ref = any(hasattr(_aval(atom), "inner_aval") for atom in eqn.invars)
+        if has_ref or any(v in live and _differentiable(v) for v in eqn.outvars):
+            live |= {a for a in eqn.invars if not isinstance(a, core.Literal)}
+    return live
 
 
 class _Steps:
@@ -156,7 +187,7 @@ class _Steps:
         return self._run.compute(x, [self.whole(arg, where) for arg in x.args])
 
     def step(
-        self, eqn: core.JaxprEqn, operands: list[Any], wanted: Sequence[bool]
+        self, eqn: core.JaxprEqn, operands: list[Any], wanted: Wanted
     ) -> list[Any]:
         """The results of an equation, which may be views."""
         name = eqn.primitive.name
@@ -166,13 +197,15 @@ class _Steps:
                 # What is as large as a table may be needed at some of its rows only.
                 return [View.of(eqn, operands)]
             return self._run.bind(eqn, operands)
-        if name == "stop_gradient" or not passes_derivatives_back(eqn):
-            operands = [without_derivative(x) for x in operands]
+        if name == "stop_gradient" or not _passes_derivatives_back(eqn, wanted):
+            operands = [without_derivative(self._run.stopped, x) for x in operands]
             if name == "stop_gradient":
                 return operands
         function = function_in(eqn, self._run.kinds)
         if function is not None:
-            return self._call(eqn, function, operands, wanted)
+            results = self._call(eqn, function, operands, wanted)
+            if results is not None:
+                return results
         if name == "reshard" and becomes_automatic(eqn):
             move = functools.partial(self._run.moved, eqn)
             return [map_arrays(move, operands[0])]
@@ -200,12 +233,15 @@ class _Steps:
         eqn: core.JaxprEqn,
         function: Function,
         operands: list[Any],
-        wanted: Sequence[bool],
-    ) -> list[Any]:
+        wanted: Wanted,
+    ) -> list[Any] | None:
+        """The results of a function of tables; None if it is nothing special."""
         if function.kind == "call":
             return self._run.call(
                 function, operands, wanted, lambda x: self.whole(x, eqn)
             )
+        if not any(t.number is not None for x in operands for t in tables_in(x)):
+            return None
         operands = [x if _has_tables([x]) else self.whole(x, eqn) for x in operands]
         if function.kind == "remat":
             return self._run.remat(function, operands, wanted)
@@ -216,13 +252,8 @@ class _Steps:
         if function.kind == "scan":
             scan = Scan.of(eqn, function, operands, wanted, self)
             return self._run.scan(scan)
-        # Nothing can be differentiated through a while loop; what is tried is an error.
-        arrays = [self.whole(without_derivative(x), eqn) for x in operands]
-        arrays = [
-            self._run.held(array) if _has_tables([x]) else array
-            for x, array in zip(operands, arrays, strict=True)
-        ]
-        return self._run.bind(eqn, arrays)
+        # A while loop of whose results there is a derivative: an error, which is JAX's.
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +265,7 @@ class Scan:
       consts: What all turns share.
       carry: What is carried; a view, if all turns pass it on.
       xs: What turns get one by one; views, of which they get theirs.
-      wanted: Which of what turns give is wanted.
+      wanted: What is of the results.
       out_avals: The types of the results.
     """
 
@@ -242,7 +273,7 @@ class Scan:
     consts: list[Any]
     carry: list[Any]
     xs: list[Any]
-    wanted: list[bool]
+    wanted: Wanted
     out_avals: list[Any]
 
     @classmethod
@@ -251,7 +282,7 @@ class Scan:
         eqn: core.JaxprEqn,
         function: Function,
         args: list[Any],
-        wanted: Sequence[bool],
+        wanted: Wanted,
         steps: _Steps,
     ) -> "Scan":
         num_consts, num_carry = scan_counts(function)
@@ -270,7 +301,7 @@ class Scan:
             args[:num_consts],
             carry,
             args[num_shared:],
-            list(wanted[num_carry:]),
+            wanted,
             [var.aval for var in eqn.outvars],
         )
 
@@ -279,9 +310,16 @@ class Scan:
         return self.function.params["length"]
 
     @property
-    def wanted_inside(self) -> list[bool]:
-        """Which results of a turn are needed."""
-        return [*(not _is_put_off(x) for x in self.carry), *self.wanted]
+    def wanted_inside(self) -> Wanted:
+        """What is wanted of a turn."""
+        carried = [not _is_put_off(x) for x in self.carry]
+        return Wanted(
+            [*carried, *self._ys], [*carried, *self.wanted.live[len(carried) :]]
+        )
+
+    @property
+    def _ys(self) -> Sequence[bool]:
+        return self.wanted.values[len(self.carry) :]
 
     @property
     def arrays(self) -> tuple[list[Any], list[Any]]:
@@ -323,7 +361,7 @@ class Scan:
         carry, ys = results[: len(self.carry)], results[len(self.carry) :]
         return (
             [y for x, y in zip(self.carry, carry, strict=True) if not _is_put_off(x)],
-            [y for y, want in zip(ys, self.wanted, strict=True) if want],
+            [y for y, want in zip(ys, self._ys, strict=True) if want],
         )
 
     def results(self, carry: Iterable[Any], ys: Iterable[Any]) -> list[Any]:
@@ -331,7 +369,7 @@ class Scan:
         carry, ys = iter(carry), iter(ys)
         return [
             *(x if _is_put_off(x) else next(carry) for x in self.carry),
-            *(next(ys) if want else None for want in self.wanted),
+            *(next(ys) if want else None for want in self._ys),
         ]
 
     @property
@@ -346,10 +384,13 @@ class Scan:
         ]
 
 
-def passes_derivatives_back(eqn: core.JaxprEqn) -> bool:
+def _passes_derivatives_back(eqn: core.JaxprEqn, wanted: Wanted) -> bool:
     """Whether its results have derivatives, or it may write into a Ref that has."""
     is_ref = [hasattr(_aval(atom), "inner_aval") for atom in eqn.invars]
-    return any(is_ref) or any(map(_differentiable, eqn.outvars))
+    return any(is_ref) or any(
+        live and _differentiable(var)
+        for var, live in zip(eqn.outvars, wanted.live, strict=True)
+    )
 
 
 def _differentiable(var: Any) -> bool:
