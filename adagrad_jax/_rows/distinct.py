@@ -15,6 +15,10 @@ with the last row in use: neither padding nor the table's size costs anything. E
 takes the sums of its block anew, which is cheaper than to keep them: the memory for all
 would have to be cleared first. On accelerators, in one pass with a segmented sum, since
 a scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26371).
+
+No index is out of range, lest a checker of indices (``jax.experimental.checkify``) take
+ours for the user's: entries of no row have a place of their own after the last slot,
+and a slot that is not in use repeats one that is, with what that row gets.
 """
 
 import dataclasses
@@ -26,6 +30,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
+
+from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
 
 Carry = TypeVar("Carry")
 
@@ -34,7 +41,7 @@ class RowsOf(NamedTuple):
     """An operand of which a function of rows gets the rows that it is called with.
 
     Attributes:
-      tables: A tree of arrays that have the table's first axis.
+      tables: A tree of arrays that have the table's first axes, those that name a row.
     """
 
     tables: Any
@@ -55,14 +62,11 @@ They are the numbers that random bits and counters may depend on: what indexes t
 arrays at hand is not the function's business.
 """
 
-FIRST_SLOT = _Marker("FIRST_SLOT")
-"""The same for the slot of the first of the rows; their slots are consecutive."""
-
 Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
 """A hashable ``function(rows, *operands) -> rows``, and its operands.
 
-Rows are ``(k, ...)``. Operands are whole but for those marked as :class:`RowsOf`, or
-one of the constants above. What it makes of rows out of range is ignored.
+Rows are ``(k, ...)``, and one of them may be there more than once. Operands are whole
+but for those marked as :class:`RowsOf`, or the constant above.
 """
 
 
@@ -85,9 +89,10 @@ class Distinct(NamedTuple):
     Attributes:
       order: ``(n,)``, positions of entries; one slot's are neighbours if they were
         sorted, else it counts from 0.
-      slot: ``(n,)``, the slot of entry ``order[i]``.
-      ids: The row of each slot. Slots not in use have the number of rows, so they are
-        out of range, and there are whole blocks of them.
+      slot: ``(n,)``, the slot of entry ``order[i]``; the number of slots, for one that
+        names no row.
+      ids: The row of each slot; the number of rows, for slots not in use. There are
+        whole blocks of them.
       num_used: How many slots are in use: those at the front.
     """
 
@@ -105,29 +110,68 @@ class Sums:
     Attributes:
       entries: ``(n, ...)``.
       distinct: What :func:`find_distinct` says of their ids.
+      row_axes: How many axes of a table, the first ones, name a row. Ids are row-major
+        over them.
       dtype: What sums are rounded to, once, and before any stage; entries may be more
         precise.
     """
 
     entries: jax.Array
     distinct: Distinct
+    row_axes: int = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where some rows are.
+
+    Attributes:
+      ids: ``(k,)``, the row that each of them is, in range.
+      in_use: ``(k,)``, which of their slots are in use; the others repeat one of them.
+        If none is, ids and rows mean nothing.
+      first_slot: The first one's; they are consecutive.
+      row_axes: As in :class:`Sums`.
+    """
+
+    ids: jax.Array
+    in_use: jax.Array
+    first_slot: Any
+    row_axes: int = dataclasses.field(metadata={"static": True})
+
+    def index(self, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+        """The ids in a table of this shape, as an index for each axis of rows."""
+        ids, index = self.ids, ()
+        for size in reversed(shape[1 : self.row_axes]):
+            size = jnp.asarray(size, ids.dtype)
+            ids, index = lax.div(ids, size), (lax.rem(ids, size), *index)
+        return ids, *index
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
-    """Gives a slot to each distinct one of ``ids``, int32 from 0 to ``num_rows``."""
-    return lax.platform_dependent(
-        ids,
-        cpu=functools.partial(_by_hashing, num_rows=num_rows),
-        default=functools.partial(_by_sorting, num_rows=num_rows),
-    )
+    """Gives a slot to each distinct one of ``ids``, int32 from 0 to ``num_rows``.
+
+    That number stands for no row.
+    """
+
+    def find(ids: jax.Array) -> Distinct:
+        by_sorting = functools.partial(_by_sorting, num_rows=num_rows)
+        if is_symbolic_dim(ids.size):  # no table of hashes is as large as that
+            return by_sorting(ids)
+        by_hashing = functools.partial(_by_hashing, num_rows=num_rows)
+        return lax.platform_dependent(ids, cpu=by_hashing, default=by_sorting)
+
+    return with_automatic_axes(find, (gathered(ids),))
 
 
 def of_slots(distinct: Distinct) -> Distinct:
     """For entries that are in the order of the slots, one for each."""
-    position = jnp.arange(distinct.ids.size, dtype=jnp.int32)
-    return distinct._replace(order=position, slot=position)
+    num_slots = distinct.ids.size
+    position = jnp.arange(num_slots, dtype=jnp.int32)
+    slot = jnp.where(position < distinct.num_used, position, num_slots)
+    return distinct._replace(order=position, slot=slot)
 
 
 def fold(
@@ -140,9 +184,8 @@ def fold(
     """Visits all distinct rows, some at a time.
 
     Args:
-      step: A hashable ``(carry, rows, ids, *operands) -> carry``, called with the sums
-        of some rows, as the stages made them; where ids are out of range, rows are
-        meaningless.
+      step: A hashable ``(carry, rows, place, *operands) -> carry``, called with the
+        sums of some rows, as the stages made them, and their :class:`Place`.
       carry: A tree of arrays; tables in it are updated in place if XLA can.
       sums: Of the entries of each row.
       stages: What to apply to the sums, in order.
@@ -169,44 +212,46 @@ def all_rows(sums: Sums, stages: tuple[Stage, ...] = ()) -> jax.Array:
     return _all_rows(functions, sums, stage_operands)
 
 
-def at_rows(
-    ids: jax.Array, operands: tuple[Any, ...], first_slot: Any = None
-) -> tuple[Any, ...]:
-    """The operands as a function of the rows at ``ids`` gets them."""
+def at_rows(place: Place, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands as a function of the rows there gets them."""
 
     def resolved(operand: Any) -> Any:
         if isinstance(operand, RowsOf):
-            return jax.tree.map(lambda table: take_rows(table, ids), operand.tables)
-        if isinstance(operand, _Marker):
-            return ids if operand == ROW_NUMBERS else first_slot
-        return operand
+            return jax.tree.map(lambda table: take_rows(table, place), operand.tables)
+        return place.ids if isinstance(operand, _Marker) else operand
 
     return tuple(map(resolved, operands))
 
 
 def result_of(
-    function: Callable[..., Any], rows: Any, operands: tuple[Any, ...]
+    function: Callable[..., Any], rows: Any, row_axes: int, operands: tuple[Any, ...]
 ) -> Any:
     """The shapes and dtypes of what ``function(rows, *operands)`` gives."""
-    ids = jax.ShapeDtypeStruct(rows.shape[:1], jnp.int32)
-    return jax.eval_shape(
-        lambda rows, ids, operands: function(rows, *at_rows(ids, operands)),
-        rows,
-        ids,
-        operands,
+
+    def call(rows: jax.Array, operands: tuple[Any, ...]) -> Any:
+        ids = jnp.zeros(rows.shape[:1], jnp.int32)
+        place = Place(ids, ids == 0, 0, row_axes)
+        return function(rows, *at_rows(place, operands))
+
+    return jax.eval_shape(call, rows, operands)
+
+
+def take_rows(table: jax.Array, place: Place) -> jax.Array:
+    """Some of a table's rows."""
+    if 0 in table.shape[: place.row_axes]:
+        return jnp.zeros((place.ids.size, *table.shape[place.row_axes :]), table.dtype)
+    return _read(table, place.index(table.shape))
+
+
+def set_rows(
+    table: jax.Array, place: Place, old: jax.Array, new: jax.Array
+) -> jax.Array:
+    """``table``, which has the rows ``old`` there, with ``new`` ones."""
+    # The first slot is in use if any is.
+    rows = jnp.where(place.in_use[0], new.astype(table.dtype), old)
+    return table.at[place.index(table.shape)].set(
+        rows, mode="promise_in_bounds", wrap_negative_indices=False
     )
-
-
-def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Some of a table's rows; anything where ids are out of range."""
-    if not table.shape[0]:
-        return jnp.zeros((ids.size, *table.shape[1:]), table.dtype)
-    return table.at[ids].get(mode="clip")
-
-
-def set_rows(table: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
-    """``table`` with other rows at distinct ``ids``; those out of range are dropped."""
-    return table.at[ids].set(rows.astype(table.dtype), mode="drop", unique_indices=True)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -218,39 +263,37 @@ def _fold(
     stage_operands: tuple[tuple[Any, ...], ...],
     operands: tuple[Any, ...],
 ) -> Carry:
-    entries, distinct = sums.entries, sums.distinct
-
-    def visit(carry: Carry, rows: jax.Array, ids: jax.Array, first_slot: Any) -> Carry:
+    def visit(
+        carry: Carry, rows: jax.Array, place: Place, stage_operands: Any, operands: Any
+    ) -> Carry:
         leaves = jax.tree.leaves(carry)
         current = jax.tree.map(
             lambda x: leaves[x.leaf] if isinstance(x, _Changing) else x,
             stage_operands,
             is_leaf=lambda x: isinstance(x, _Changing),
         )
-        rows = _through(functions, current, rows.astype(sums.dtype), ids)
-        return step(carry, rows, ids, *at_rows(ids, operands, first_slot))
+        rows = _through(functions, current, rows.astype(sums.dtype), place)
+        return step(carry, rows, place, *at_rows(place, operands))
 
-    def in_blocks(carry: Carry) -> Carry:
-        size = _block_size(distinct.ids.size)
-
+    def in_blocks(carry: Carry, sums: Sums, *others: Any) -> Carry:
         def block(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
             start, carry = state
-            ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
-            # Or else XLA may add what a stage adds before the entries are summed.
-            rows = lax.optimization_barrier(
-                _sum_slots(entries, distinct.slot - start, size)
-            )
-            return start + size, visit(carry, rows, ids, start)
+            rows, place = _some_slots(sums, start, _block_size(sums.distinct.ids.size))
+            return start + rows.shape[0], visit(carry, rows, place, *others)
 
-        start = jnp.zeros((), distinct.num_used.dtype)
-        return lax.while_loop(
-            lambda s: s[0] < distinct.num_used, block, (start, carry)
-        )[1]
+        num_used = sums.distinct.num_used
+        start = jnp.zeros((), num_used.dtype)
+        return lax.while_loop(lambda s: s[0] < num_used, block, (start, carry))[1]
 
-    def in_one_pass(carry: Carry) -> Carry:
-        return visit(carry, _sum_neighbours(entries, distinct), distinct.ids, 0)
+    def in_one_pass(carry: Carry, sums: Sums, *others: Any) -> Carry:
+        return visit(carry, *_all_slots(sums), *others)
 
-    return lax.platform_dependent(carry, cpu=in_blocks, default=in_one_pass)
+    def run(*args: Any) -> Carry:
+        return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
+
+    entries = gathered(sums.entries)
+    args = dataclasses.replace(sums, entries=entries), stage_operands, operands
+    return with_automatic_axes(run, (varying_as(carry, *args), *args), like=carry)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -259,48 +302,102 @@ def _all_rows(
     sums: Sums,
     stage_operands: tuple[tuple[Any, ...], ...],
 ) -> jax.Array:
-    entries, distinct = sums.entries, sums.distinct
-    num_slots = distinct.ids.size
-    rows = lax.platform_dependent(
-        cpu=lambda: _sum_slots(entries, distinct.slot, num_slots),
-        default=lambda: _sum_neighbours(entries, distinct),
-    ).astype(sums.dtype)
-    return _through(functions, stage_operands, rows, distinct.ids)
+    def run(sums: Sums, stage_operands: tuple[tuple[Any, ...], ...]) -> jax.Array:
+        num_slots = sums.distinct.ids.size
+        rows, place = lax.platform_dependent(
+            sums, cpu=lambda sums: _some_slots(sums, 0, num_slots), default=_all_slots
+        )
+        return _through(functions, stage_operands, rows.astype(sums.dtype), place)
+
+    entries = gathered(sums.entries)
+    args = dataclasses.replace(sums, entries=entries), stage_operands
+    return with_automatic_axes(run, args)
+
+
+def _some_slots(sums: Sums, start: Any, num_slots: int) -> tuple[jax.Array, Place]:
+    """So many from ``start`` on, the first of them in use if any is."""
+    distinct = sums.distinct
+    # Or else XLA may add what a stage adds before the entries are summed.
+    rows = lax.optimization_barrier(
+        _sum_slots(sums.entries, distinct.slot - start, num_slots)
+    )[:num_slots]
+    in_use = start + jnp.arange(num_slots, dtype=jnp.int32) < distinct.num_used
+    ids = lax.dynamic_slice_in_dim(distinct.ids, start, num_slots)
+    ids = jnp.where(in_use, ids, jnp.where(in_use[0], ids[0], 0))
+    rows = jnp.where(jnp.expand_dims(in_use, range(1, rows.ndim)), rows, rows[:1])
+    return rows, Place(ids, in_use, start, sums.row_axes)
+
+
+def _all_slots(sums: Sums) -> tuple[jax.Array, Place]:
+    """All of them, where loops are slow."""
+    distinct = sums.distinct
+    position = jnp.arange(distinct.ids.size, dtype=jnp.int32)
+    # Not all the same: many writes to one place would wait for one another.
+    repeated = lax.rem(position, jnp.maximum(distinct.num_used, 1))
+    in_use = position < distinct.num_used
+    ids = jnp.where(in_use[0], _read(distinct.ids, repeated), 0)
+    rows = _sum_neighbours(sums.entries, distinct, repeated)
+    return rows, Place(ids, in_use, 0, sums.row_axes)
 
 
 def _through(
     functions: tuple[Callable[..., jax.Array], ...],
     stage_operands: tuple[tuple[Any, ...], ...],
     rows: jax.Array,
-    ids: jax.Array,
+    place: Place,
 ) -> jax.Array:
     for function, operands in zip(functions, stage_operands, strict=True):
-        rows = function(rows, *at_rows(ids, operands))
+        rows = function(rows, *at_rows(place, operands))
     return rows
 
 
 def _by_hashing(ids: jax.Array, num_rows: int) -> Distinct:
     position = jnp.arange(ids.size, dtype=jnp.int32)
     first = _first_with_same_id(ids)
-    is_first = first == position
-    rank = jnp.cumsum(is_first, dtype=jnp.int32) - 1
-    return Distinct(
-        order=position,
-        slot=_read(rank, first),
-        ids=_compact(ids, is_first, rank, num_rows),
-        num_used=jnp.max(rank, initial=-1) + 1,
-    )
+    return _slots(ids, position, first, first == position, num_rows)
 
 
 def _by_sorting(ids: jax.Array, num_rows: int) -> Distinct:
     position = jnp.arange(ids.size, dtype=jnp.int32)
     ids, order = lax.sort((ids, position), num_keys=1, is_stable=True)
     is_first = jnp.concatenate([jnp.ones_like(ids[:1], bool), ids[1:] != ids[:-1]])
+    return _slots(ids, order, position, is_first, num_rows)
+
+
+def _slots(
+    ids: jax.Array,
+    order: jax.Array,
+    same: jax.Array,
+    is_first: jax.Array,
+    num_rows: int,
+) -> Distinct:
+    """Counts the distinct ids that name a row, and gives them their slots.
+
+    Args:
+      ids: Of entries ``order``.
+      order: Positions.
+      same: For each entry one before it, or itself, before which are as many distinct
+        ids as before the first entry with its id.
+      is_first: Whether an entry is the first one with its id.
+      num_rows: The number of rows, which names none.
+    """
+    # At most as many as there are rows, and padded to whole blocks.
+    num_slots = max(1, ids.size)
+    if not is_symbolic_dim(num_slots):
+        num_slots = max(1, min(num_slots, num_rows))
+    block = _block_size(num_slots)
+    num_slots = -(-num_slots // block) * block
+    named = ids < num_rows
+    is_first = is_first & named
     rank = jnp.cumsum(is_first, dtype=jnp.int32) - 1
+    # Those that name no row, or not a new one, come after the last.
+    place = jnp.where(is_first, rank, num_slots)
+    of_slots = jnp.full(num_slots + 1, num_rows, ids.dtype)
+    of_slots = of_slots.at[place].set(ids, mode="promise_in_bounds")
     return Distinct(
         order=order,
-        slot=rank,
-        ids=_compact(ids, is_first, rank, num_rows),
+        slot=jnp.where(named, _read(rank, same), num_slots),
+        ids=of_slots[:num_slots],
         num_used=jnp.max(rank, initial=-1) + 1,
     )
 
@@ -328,24 +425,15 @@ def _first_with_same_id(ids: jax.Array) -> jax.Array:
         next_multiplier = multiplier * jnp.uint32(_GOLDEN_RATIO)
         return next_multiplier, jnp.where((first < 0) & same, candidate, first)
 
-    state = jnp.uint32(_GOLDEN_RATIO), jnp.full(n, -1, jnp.int32)
+    none_yet = varying_as(jnp.full(n, -1, jnp.int32), ids)
+    state = jnp.uint32(_GOLDEN_RATIO), none_yet
     return lax.while_loop(lambda state: jnp.any(state[1] < 0), try_hash, state)[1]
-
-
-def _compact(
-    ids: jax.Array, is_first: jax.Array, rank: jax.Array, num_rows: int
-) -> jax.Array:
-    """The distinct ids, in the order of their ranks, padded to whole blocks."""
-    # One more than there are rows: entries out of range have a slot too.
-    most = max(1, min(ids.size, num_rows + 1))
-    block = _block_size(most)
-    padded = -(-most // block) * block
-    place = jnp.where(is_first, rank, padded)
-    return jnp.full(padded, num_rows, ids.dtype).at[place].set(ids, mode="drop")
 
 
 def _block_size(num_slots: int) -> int:
     """How many rows one turn of the loop on a CPU visits."""
+    if is_symbolic_dim(num_slots):
+        return num_slots
     # A turn looks at the slots of all entries, so there should be few turns; but a
     # batch that repeats rows should not pay for a block that it does not fill.
     turns = min(max(-(-num_slots // 256), 1), 8)
@@ -353,27 +441,34 @@ def _block_size(num_slots: int) -> int:
 
 
 def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
-    """Sums the entries of slots 0 to ``num_slots``, and drops those of others."""
+    """Sums the entries of slots 0 to ``num_slots``, and those of all others behind."""
     dtype = _sum_dtype(entries.dtype)
-    sums = jnp.zeros((num_slots, *entries.shape[1:]), dtype)
-    return sums.at[slot].add(
-        entries.astype(dtype), mode="drop", wrap_negative_indices=False
+    place = jnp.where((slot >= 0) & (slot < num_slots), slot, num_slots)
+    sums = jnp.zeros((num_slots + 1, *entries.shape[1:]), dtype)
+    return sums.at[place].add(
+        entries.astype(dtype), mode="promise_in_bounds", wrap_negative_indices=False
     )
 
 
 @jax.jit  # to be traced once for all that use it: a scan is long
-def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
-    """The same for all slots at once, without adding two entries to one place."""
-    if entries.shape[0] == 0:
-        return _sum_slots(entries, distinct.slot, distinct.ids.size)
-    slot = distinct.slot
-    ordered = entries[distinct.order].astype(_sum_dtype(entries.dtype))
+def _sum_neighbours(
+    entries: jax.Array, distinct: Distinct, slots: jax.Array
+) -> jax.Array:
+    """The same for some slots, without adding two entries to one place."""
+    num_slots, slot = distinct.ids.size, distinct.slot
+    if is_symbolic_dim(slot.size):  # no scan is as long as that
+        ordered = _read(entries, distinct.order)
+        return _read(_sum_slots(ordered, slot, num_slots), slots)
+    if slot.size == 0:
+        return _read(_sum_slots(entries, slot, num_slots), slots)
+    ordered = _read(entries, distinct.order).astype(_sum_dtype(entries.dtype))
     _, running = lax.associative_scan(_add_if_same_slot, (slot, ordered))
     is_last = jnp.concatenate([slot[1:] != slot[:-1], jnp.ones_like(slot[:1], bool)])
     position = jnp.arange(slot.size, dtype=jnp.int32)
-    place = jnp.where(is_last, slot, distinct.ids.size)
-    last = jnp.zeros(distinct.ids.size, jnp.int32).at[place].set(position, mode="drop")
-    return running[last]
+    place = jnp.where(is_last, slot, num_slots)
+    last = jnp.zeros(num_slots + 1, jnp.int32)
+    last = last.at[place].set(position, mode="promise_in_bounds")
+    return _read(running, _read(last, slots))
 
 
 def _add_if_same_slot(
@@ -391,5 +486,5 @@ def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
-def _read(array: jax.Array, index: jax.Array) -> jax.Array:
-    return array.at[index].get(mode="promise_in_bounds")
+def _read(array: jax.Array, index: Any) -> jax.Array:
+    return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
