@@ -133,12 +133,14 @@ class Place:
         If none is, ids and rows mean nothing.
       first_slot: The first one's; they are consecutive.
       row_axes: As in :class:`Sums`.
+      is_never_empty: Whether at least one slot is in use for sure.
     """
 
     ids: jax.Array
     in_use: jax.Array
     first_slot: Any
     row_axes: int = dataclasses.field(metadata={"static": True})
+    is_never_empty: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def index(self, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
         """The ids in a table of this shape, as an index for each axis of rows."""
@@ -247,8 +249,10 @@ def set_rows(
     table: jax.Array, place: Place, old: jax.Array, new: jax.Array
 ) -> jax.Array:
     """``table``, which has the rows ``old`` there, with ``new`` ones."""
-    # The first slot is in use if any is.
-    rows = jnp.where(place.in_use[0], new.astype(table.dtype), old)
+    rows = new.astype(table.dtype)
+    if not place.is_never_empty:
+        # The first slot is in use if any is.
+        rows = jnp.where(place.in_use[0], rows, old)
     return table.at[place.index(table.shape)].set(
         rows, mode="promise_in_bounds", wrap_negative_indices=False
     )
@@ -278,7 +282,7 @@ def _fold(
     def in_blocks(carry: Carry, sums: Sums, *others: Any) -> Carry:
         def block(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
             start, carry = state
-            rows, place = _some_slots(sums, start, _block_size(sums.distinct.ids.size))
+            rows, place = _block(sums, start)
             return start + rows.shape[0], visit(carry, rows, place, *others)
 
         num_used = sums.distinct.num_used
@@ -303,10 +307,7 @@ def _all_rows(
     stage_operands: tuple[tuple[Any, ...], ...],
 ) -> jax.Array:
     def run(sums: Sums, stage_operands: tuple[tuple[Any, ...], ...]) -> jax.Array:
-        num_slots = sums.distinct.ids.size
-        rows, place = lax.platform_dependent(
-            sums, cpu=lambda sums: _some_slots(sums, 0, num_slots), default=_all_slots
-        )
+        rows, place = _all_slots(sums)
         return _through(functions, stage_operands, rows.astype(sums.dtype), place)
 
     entries = gathered(sums.entries)
@@ -314,30 +315,34 @@ def _all_rows(
     return with_automatic_axes(run, args)
 
 
-def _some_slots(sums: Sums, start: Any, num_slots: int) -> tuple[jax.Array, Place]:
-    """So many from ``start`` on, the first of them in use if any is."""
-    distinct = sums.distinct
-    # Or else XLA may add what a stage adds before the entries are summed.
-    rows = lax.optimization_barrier(
-        _sum_slots(sums.entries, distinct.slot - start, num_slots)
-    )[:num_slots]
-    in_use = start + jnp.arange(num_slots, dtype=jnp.int32) < distinct.num_used
-    ids = lax.dynamic_slice_in_dim(distinct.ids, start, num_slots)
-    ids = jnp.where(in_use, ids, jnp.where(in_use[0], ids[0], 0))
+def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
+    """The slots from ``start`` on, the first of which is in use."""
+    distinct, size = sums.distinct, _block_size(sums.distinct.ids.size)
+    in_use = start + jnp.arange(size, dtype=jnp.int32) < distinct.num_used
+    ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
+    ids = jnp.where(in_use, ids, ids[0])
+    rows = _sum_block(sums.entries, distinct.slot - start, size)
+    # Or else XLA may add what a stage adds before the entries are summed, and choose
+    # among ids anew for each number of a row.
+    rows, ids, in_use = lax.optimization_barrier((rows, ids, in_use))
     rows = jnp.where(jnp.expand_dims(in_use, range(1, rows.ndim)), rows, rows[:1])
-    return rows, Place(ids, in_use, start, sums.row_axes)
+    return rows, Place(ids, in_use, start, sums.row_axes, is_never_empty=True)
 
 
 def _all_slots(sums: Sums) -> tuple[jax.Array, Place]:
-    """All of them, where loops are slow."""
+    """All of them at once."""
     distinct = sums.distinct
-    position = jnp.arange(distinct.ids.size, dtype=jnp.int32)
+    num_slots = distinct.ids.size
+    position = jnp.arange(num_slots, dtype=jnp.int32)
     # Not all the same: many writes to one place would wait for one another.
     repeated = lax.rem(position, jnp.maximum(distinct.num_used, 1))
     in_use = position < distinct.num_used
     ids = jnp.where(in_use[0], _read(distinct.ids, repeated), 0)
-    rows = _sum_neighbours(sums.entries, distinct, repeated)
-    return rows, Place(ids, in_use, 0, sums.row_axes)
+    rows = lax.platform_dependent(
+        cpu=lambda: _sum_slots(sums.entries, distinct.slot, num_slots),
+        default=lambda: _sum_neighbours(sums.entries, distinct),
+    )
+    return _read(rows, repeated), Place(ids, in_use, 0, sums.row_axes)
 
 
 def _through(
@@ -441,34 +446,55 @@ def _block_size(num_slots: int) -> int:
 
 
 def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
-    """Sums the entries of slots 0 to ``num_slots``, and those of all others behind."""
+    """Sums the entries of each slot, and drops those of slot ``num_slots``."""
     dtype = _sum_dtype(entries.dtype)
-    place = jnp.where((slot >= 0) & (slot < num_slots), slot, num_slots)
     sums = jnp.zeros((num_slots + 1, *entries.shape[1:]), dtype)
-    return sums.at[place].add(
+    sums = sums.at[slot].add(
         entries.astype(dtype), mode="promise_in_bounds", wrap_negative_indices=False
     )
+    return sums[:num_slots]
+
+
+def _sum_block(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
+    """The same, but those of any other slot are dropped."""
+    dtype = _sum_dtype(entries.dtype)
+    sums = jnp.zeros((num_slots, *entries.shape[1:]), dtype)
+    return _add_at(sums, slot, entries.astype(dtype))
+
+
+@jax.custom_batching.custom_vmap
+def _add_at(sums: jax.Array, slot: jax.Array, entries: jax.Array) -> jax.Array:
+    """Drops what is elsewhere, where checkers of indices do not look into.
+
+    With a place for what is dropped each block would read all entries, not its own only.
+    """
+    return sums.at[slot].add(entries, mode="drop", wrap_negative_indices=False)
+
+
+@_add_at.def_vmap
+def _add_each_at(
+    axis_size: int, batched: list[bool], *args: jax.Array
+) -> tuple[jax.Array, bool]:
+    del axis_size
+    in_axes = [0 if is_batched else None for is_batched in batched]
+    return jax.vmap(_add_at.fun, in_axes)(*args), True
 
 
 @jax.jit  # to be traced once for all that use it: a scan is long
-def _sum_neighbours(
-    entries: jax.Array, distinct: Distinct, slots: jax.Array
-) -> jax.Array:
-    """The same for some slots, without adding two entries to one place."""
+def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
+    """The same for all slots at once, without adding two entries to one place."""
     num_slots, slot = distinct.ids.size, distinct.slot
-    if is_symbolic_dim(slot.size):  # no scan is as long as that
-        ordered = _read(entries, distinct.order)
-        return _read(_sum_slots(ordered, slot, num_slots), slots)
-    if slot.size == 0:
-        return _read(_sum_slots(entries, slot, num_slots), slots)
-    ordered = _read(entries, distinct.order).astype(_sum_dtype(entries.dtype))
+    ordered = _read(entries, distinct.order)
+    if is_symbolic_dim(slot.size) or slot.size == 0:  # a scan needs to know how long
+        return _sum_slots(ordered, slot, num_slots)
+    ordered = ordered.astype(_sum_dtype(entries.dtype))
     _, running = lax.associative_scan(_add_if_same_slot, (slot, ordered))
     is_last = jnp.concatenate([slot[1:] != slot[:-1], jnp.ones_like(slot[:1], bool)])
     position = jnp.arange(slot.size, dtype=jnp.int32)
     place = jnp.where(is_last, slot, num_slots)
     last = jnp.zeros(num_slots + 1, jnp.int32)
     last = last.at[place].set(position, mode="promise_in_bounds")
-    return _read(running, _read(last, slots))
+    return _read(running, last[:num_slots])
 
 
 def _add_if_same_slot(

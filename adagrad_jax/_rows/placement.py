@@ -1,8 +1,8 @@
 """Where arrays lie among devices, as far as their types tell.
 
 On a mesh with explicit axes a type says how an array is sharded, and each operation
-must know how its result is; inside ``jax.shard_map`` a type says over which axes an array
-varies, and a loop's carry must begin as it will end.
+must know how its result is; inside ``jax.shard_map`` a type says over which axes an
+array varies, and a loop's carry must begin as it will end.
 """
 
 from collections.abc import Callable
