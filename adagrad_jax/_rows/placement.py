@@ -55,9 +55,10 @@ def with_automatic_axes(
     shardings = NamedSharding(mesh, PartitionSpec())
     if like is not None:
         shardings = jax.tree.map(sharding_of, like)
-    return jax.sharding.auto_axes(
+    automatic: Any = jax.sharding.auto_axes(
         function, axes=mesh.explicit_axes, out_sharding=shardings
-    )(*args)
+    )
+    return automatic(*args)
 
 
 def gathered(x: jax.Array) -> jax.Array:

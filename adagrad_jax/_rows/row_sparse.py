@@ -14,15 +14,14 @@ from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.distinct import (
+from adagrad_jax._rows.distinct import Distinct, find_distinct
+from adagrad_jax._rows.fold import (
     ROW_NUMBERS,
     Carry,
-    Distinct,
     Place,
     Stage,
     Sums,
     all_rows,
-    find_distinct,
     fold,
     result_of,
     set_rows,

@@ -31,11 +31,11 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from adagrad_jax._precision import squared_magnitude
-from adagrad_jax._rows.distinct import (
+from adagrad_jax._rows.distinct import of_slots
+from adagrad_jax._rows.fold import (
     ROW_NUMBERS,
     Place,
     RowsOf,
-    of_slots,
     set_rows,
     take_rows,
 )
