@@ -58,7 +58,7 @@ def _random(
         return jnp.zeros((numbers.size, *shape), jnp.float32)
     inside = math.prod(shape[:-1])
     lines = numbers.astype(jnp.uint32)[:, None] * jnp.uint32(inside)
-    lines = lines + jnp.arange(inside, dtype=jnp.uint32)
+    lines = lines + jnp.arange(inside, dtype=jnp.uint32)[None]
     random = jax.vmap(functools.partial(_uniform, key, shape[-1:]))(lines.ravel())
     return random.reshape(numbers.size, *shape)
 

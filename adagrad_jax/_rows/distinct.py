@@ -48,7 +48,7 @@ def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
     def find(ids: jax.Array) -> Distinct:
         by_sorting = functools.partial(_by_sorting, num_rows=num_rows)
         if is_symbolic_dim(ids.size):  # no table of hashes is as large as that
-            return by_sorting(ids)
+            return _in_order(by_sorting(ids))
         by_hashing = functools.partial(_by_hashing, num_rows=num_rows)
         return lax.platform_dependent(ids, cpu=by_hashing, default=by_sorting)
 
@@ -106,12 +106,20 @@ def _slots(
     place = jnp.where(is_first, rank, num_slots)
     of_slots = jnp.full(num_slots + 1, num_rows, ids.dtype)
     of_slots = of_slots.at[place].set(ids, mode="promise_in_bounds")
-    return Distinct(
+    distinct = Distinct(
         order=order,
         slot=jnp.where(named, read(rank, same), num_slots),
         ids=of_slots[:num_slots],
         num_used=jnp.max(rank, initial=-1) + 1,
     )
+    return varying_as(distinct, ids)
+
+
+def _in_order(distinct: Distinct) -> Distinct:
+    """The same, whose ``order`` counts from 0."""
+    order = distinct.order
+    slot = jnp.zeros_like(order).at[order].set(distinct.slot, mode="promise_in_bounds")
+    return distinct._replace(order=jnp.arange(order.size, dtype=order.dtype), slot=slot)
 
 
 _GOLDEN_RATIO = 0x9E3779B1  # a prime near 2^32 times it

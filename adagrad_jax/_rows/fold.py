@@ -182,7 +182,12 @@ def result_of(
         place = Place(ids, ids == 0, 0, row_axes)
         return function(rows, *at_rows(place, operands))
 
-    return jax.eval_shape(call, rows, operands)
+    # Without what their types tell of devices, which is not known of one row.
+    def plain(x: Any) -> jax.ShapeDtypeStruct:
+        aval = jax.typeof(x)
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+    return jax.eval_shape(call, rows, jax.tree.map(plain, operands))
 
 
 def take_rows(table: jax.Array, place: Place) -> jax.Array:

@@ -195,8 +195,8 @@ class RowSparse(metaclass=_OpaqueType):
         """
         if array.n_batch != 0 or array.n_sparse == 0:
             raise ValueError(
-                "a BCOO must have n_batch=0 and a sparse axis, to be sparse in its "
-                f"rows and dense inside them, got n_batch={array.n_batch} and n_sparse="
+                "a BCOO must have n_batch=0 and n_sparse at least 1, to be sparse in "
+                f"its rows and dense inside them, got n_batch={array.n_batch} and n_sparse="
                 f"{array.n_sparse}; BCOO.fromdense(x, n_dense=x.ndim - 1) makes one, "
                 "and array.todense() is an ordinary gradient."
             )
@@ -358,7 +358,7 @@ class RowSparse(metaclass=_OpaqueType):
             return self
         inside = math.prod(self.shape[self.row_axes : row_axes])
         named = self._ids[:, None] < self.num_rows
-        ids = self._ids[:, None] * inside + jnp.arange(inside, dtype=jnp.int32)
+        ids = self._ids[:, None] * inside + jnp.arange(inside, dtype=jnp.int32)[None]
         ids = jnp.where(named, ids, self.num_rows * inside).ravel()
         values = self._entries.reshape(-1, *self.shape[row_axes:])
         return RowSparse(ids, values, self.shape).astype(self.dtype)

@@ -287,6 +287,7 @@ def test_from_any_bcoo_that_is_sparse_in_rows():
         BCOO.fromdense(dense, n_dense=1),
         BCOO.fromdense(dense, n_dense=1, nse=4),  # padded
         BCOO.fromdense(dense[:, 0]),
+        BCOO.fromdense(dense, nse=9),  # each number is a row
     ):
         expected = np.asarray(bcoo.todense())
         np.testing.assert_array_equal(aj.RowSparse.from_bcoo(bcoo).to_dense(), expected)
@@ -295,13 +296,14 @@ def test_from_any_bcoo_that_is_sparse_in_rows():
 @pytest.mark.parametrize(
     "bcoo, n_batch, n_sparse",
     [
-        (BCOO.fromdense(jnp.ones(SHAPE)), 0, 2),
         (BCOO.fromdense(jnp.ones(SHAPE), n_batch=1), 1, 1),
         (BCOO.fromdense(jnp.ones(SHAPE), n_dense=2), 0, 0),
     ],
 )
 def test_from_bcoo_sparse_otherwise(bcoo, n_batch, n_sparse):
-    message = rf"must have n_batch=0 and n_sparse=1.*got {n_batch=} and {n_sparse=}; BC"
+    message = (
+        rf"must have n_batch=0 and n_sparse at .*got {n_batch=} and {n_sparse=}; BC"
+    )
     with pytest.raises(ValueError, match=message):
         aj.RowSparse.from_bcoo(bcoo)
 
@@ -539,8 +541,8 @@ def test_values_of_no_row_are_zero_once_rows_were_found():
         assert np.all(np.asarray(found.values)[np.asarray(found.ids) == 4] == 0)
 
 
-def add_up(total, rows, ids, factor):
-    within = (ids < 4)[:, None]
+def add_up(total, rows, place, factor):
+    within = place.in_use[:, None]
     return total + factor * jnp.sum(jnp.where(within, rows, 0), axis=0)
 
 
