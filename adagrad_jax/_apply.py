@@ -1,12 +1,13 @@
 """Add updates to parameters."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from adagrad_jax._accumulators.rounded import round_stochastically
+from adagrad_jax._accumulators.rounded import round_stochastically, width_of_line
 from adagrad_jax._checks import check_fits_params, check_leaves
 from adagrad_jax._precision import at_least_float32
 from adagrad_jax._rows.row_sparse import from_bcoo_leaves
@@ -80,7 +81,8 @@ def apply_updates(
 
 def _add(param: jax.Array, update: Any, key: jax.Array | None) -> jax.Array:
     if key is not None:
-        return replace_rows(update, _add_and_round, param, key, ROW_NUMBERS)
+        add = _AddAndRound(width_of_line(param, update))
+        return replace_rows(update, add, param, key, ROW_NUMBERS)
     new = replace_rows(update, _added, param)
     return new.astype(param.dtype)
 
@@ -89,12 +91,20 @@ def _added(update: jax.Array, param: jax.Array) -> jax.Array:
     return param + update
 
 
-def _add_and_round(
-    update: jax.Array, param: jax.Array, key: jax.Array, numbers: jax.Array | None
-) -> jax.Array:
-    dtype = at_least_float32(param.dtype, update.dtype)
-    total = param.astype(dtype) + update.astype(dtype)
-    return round_stochastically(total, param.dtype, key, numbers)
+@dataclasses.dataclass(frozen=True)
+class _AddAndRound:
+    width: int | None
+
+    def __call__(
+        self,
+        update: jax.Array,
+        param: jax.Array,
+        key: jax.Array,
+        numbers: jax.Array | None,
+    ) -> jax.Array:
+        dtype = at_least_float32(param.dtype, update.dtype)
+        total = param.astype(dtype) + update.astype(dtype)
+        return round_stochastically(total, param.dtype, key, numbers, self.width)
 
 
 def _key_of(key: jax.Array | None, number: int, param: Any) -> jax.Array | None:

@@ -1,5 +1,6 @@
 """Bounds: on gradients, before :func:`adagrad_jax.adagrad`; on rows' norms, after."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from adagrad_jax._accumulators.memory import check_row_axes
 from adagrad_jax._checks import check_fits_params, check_hyperparameter, check_leaves
 from adagrad_jax._precision import at_least_float32, cast, squared_magnitude
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves
 from adagrad_jax._rows.visit import grouped, map_rows, rows_of, sum_of_squares
+from adagrad_jax._trees import LeafError, map_unzip
 
 
 def clip_by_value(
@@ -187,7 +190,9 @@ def _clip_by_norm(
     return optax.with_extra_args_support(optax.stateless(update))
 
 
-def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
+def cap_row_norms(
+    max_norm: ArrayLike, *, row_axes: int = 1
+) -> optax.GradientTransformationExtraArgs:
     r"""Keeps each row of the parameters at a Euclidean norm of at most ``max_norm``.
 
     .. math::
@@ -196,11 +201,13 @@ def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
         \min(1, \text{max\_norm} / \lVert \theta[r] + u[r] \rVert_2)
 
     It caps parameters, not gradients, and so comes last in a chain, after the learning
-    rate. The first axis counts rows. Of a table with a :class:`RowSparse` gradient only
-    the rows in it are looked at; others have not moved.
+    rate. The first axis counts rows, or the first ``row_axes`` axes. Of a table with a
+    :class:`RowSparse` gradient only the rows in it are looked at; others have not
+    moved.
 
     Args:
       max_norm: The bound, at least 0; infinity caps nothing.
+      row_axes: How many axes, the first ones, count rows; see :class:`RowWise`.
 
     Returns:
       A stateless Optax transformation, which needs ``params`` in ``update`` and gives
@@ -210,7 +217,8 @@ def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
       TypeError: If ``max_norm`` is no number, or a leaf is neither floating-point nor
         complex.
       ValueError: If ``max_norm`` is negative or NaN; if ``update`` is called without
-        ``params``, or with others than the updates belong to.
+        ``params``, or with others than the updates belong to, or with a gradient whose
+        rows are named by more axes.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
@@ -225,30 +233,43 @@ def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
       FBGEMM's ``max_norm`` of ``EXACT_ROWWISE_ADAGRAD``.
     """
     check_hyperparameter("max_norm", max_norm, infinity=True)
+    check_row_axes(row_axes)
 
-    def cap(update: Any, param: Any) -> Any:
-        return map_rows(update, _cap, rows_of(param), max_norm)
+    def cap(update: Any, param: Any) -> tuple[Any]:
+        if isinstance(update, RowSparse) and update.row_axes > row_axes:
+            raise LeafError(
+                f"its rows are named by {update.row_axes} axes, but cap_row_norms() "
+                f"caps those of {row_axes}; tell it row_axes={update.row_axes}."
+            )
+        inside = max(jnp.ndim(param) - row_axes, 0)
+        return (map_rows(update, _Cap(inside), rows_of(param), max_norm),)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        return jax.tree.map(cap, updates, params)
+        return map_unzip(cap, 1, updates, params)[0]
 
     return optax.with_extra_args_support(optax.stateless(update_fn))
 
 
-def _cap(update: jax.Array, param: jax.Array, max_norm: ArrayLike) -> jax.Array:
-    dtype = at_least_float32(update.dtype, param.dtype)
-    old = cast(param, dtype)
-    new = old + cast(update, dtype)
-    inside = tuple(range(1, new.ndim))
-    total = jnp.sum(squared_magnitude(new, dtype), axis=inside, keepdims=True)
-    # A row within the bound moves by its update, not by a rounded difference.
-    within = jnp.sqrt(jax.lax.stop_gradient(total)) <= jnp.asarray(max_norm, dtype)
-    capped = _shrink(new, total, max_norm) - old
-    # In the parameter's dtype: rounded to less, it might miss the bound.
-    return jnp.where(within, cast(update, dtype), capped).astype(param.dtype)
+@dataclasses.dataclass(frozen=True)
+class _Cap:
+    inside: int  # how many axes, the last ones, are in a row
+
+    def __call__(
+        self, update: jax.Array, param: jax.Array, max_norm: ArrayLike
+    ) -> jax.Array:
+        dtype = at_least_float32(update.dtype, param.dtype)
+        old = cast(param, dtype)
+        new = old + cast(update, dtype)
+        inside = tuple(range(new.ndim - self.inside, new.ndim))
+        total = jnp.sum(squared_magnitude(new, dtype), axis=inside, keepdims=True)
+        # A row within the bound moves by its update, not by a rounded difference.
+        within = jnp.sqrt(jax.lax.stop_gradient(total)) <= jnp.asarray(max_norm, dtype)
+        capped = _shrink(new, total, max_norm) - old
+        # In the parameter's dtype: rounded to less, it might miss the bound.
+        return jnp.where(within, cast(update, dtype), capped).astype(param.dtype)
 
 
 def _clip(gradient: jax.Array, max_abs: ArrayLike) -> jax.Array:

@@ -7,6 +7,7 @@ seen.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.memory import along_axis, full_like
+from adagrad_jax._accumulators.memory import along_axes, check_row_axes, full_like
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
@@ -54,7 +55,7 @@ class LazyWeightDecayState(NamedTuple):
       count: How many steps were taken, int32, of shape ().
       log_decay: Of a row that has been in every step; two arrays of shape ().
       of_rows: A tree like the parameters: for each row, what ``log_decay`` was when the
-        row had last decayed; two arrays of shape ``(num_rows,)``.
+        row had last decayed; two arrays of the shape of the first ``row_axes`` axes.
     """
 
     count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
@@ -66,6 +67,8 @@ def lazy_weight_decay(
     learning_rate: optax.ScalarOrSchedule,
     weight_decay: ArrayLike,
     mask: Any | Callable[[optax.Params], Any] | None = None,
+    *,
+    row_axes: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Decoupled weight decay of all rows, also of those that no batch has read.
 
@@ -91,6 +94,7 @@ def lazy_weight_decay(
       weight_decay: The strength, at least 0, and less than 1 / learning rate.
       mask: A tree of booleans, or a function from parameters to one: which leaves decay
         (all if None), as ``optax.masked`` takes it.
+      row_axes: How many axes, the first ones, count rows; see :class:`RowWise`.
 
     Returns:
       An Optax transformation with a :class:`LazyWeightDecayState` (in ``optax.masked``
@@ -102,7 +106,7 @@ def lazy_weight_decay(
         nor complex.
       ValueError: If a hyperparameter is negative, NaN or infinite, or their product not
         less than 1; if ``update`` is called without ``params``, or with others than the
-        updates belong to.
+        updates belong to, or with a gradient whose rows are named by more axes.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp, optax
@@ -130,13 +134,15 @@ def lazy_weight_decay(
     check_learning_rate("learning_rate", learning_rate)
     check_hyperparameters(weight_decay=weight_decay)
     _check_product(learning_rate, weight_decay)
+    check_row_axes(row_axes)
+    none_yet = functools.partial(_none_yet, row_axes=row_axes)
 
     def init_fn(params: optax.Params) -> LazyWeightDecayState:
         check_leaves(params, "parameter")
         return LazyWeightDecayState(
             count=jnp.zeros((), jnp.int32),
             log_decay=_none_yet(0.0),
-            of_rows=jax.tree.map(_none_yet, params),
+            of_rows=jax.tree.map(none_yet, params),
         )
 
     def update_fn(
@@ -149,7 +155,7 @@ def lazy_weight_decay(
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        check_fits_state(updates, state.of_rows, _none_yet)
+        check_fits_state(updates, state.of_rows, none_yet)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         dtype = state.log_decay.high.dtype
         share = jnp.asarray(rate, dtype) * jnp.asarray(weight_decay, dtype)
@@ -178,8 +184,9 @@ def catch_up_weight_decay(
       state: The optimizer's state: any that has a :class:`LazyWeightDecayState` in it,
         be it in a chain, masked or partitioned.
       ids: A tree like ``params`` of integer arrays of any shape, the rows that will be
-        read; None for a leaf that is to be left alone. Repeated ids are harmless, and
-        so are those that are out of range. None: all rows of all leaves.
+        read (row-major over ``row_axes`` axes); None for a leaf that is to be left
+        alone. Repeated ids are harmless, and so are those that are out of range. None:
+        all rows of all leaves.
 
     Returns:
       The parameters, and the state that knows of it. Parameters that do not decay are
@@ -254,10 +261,11 @@ def _catch_up_leaf(
     if rows is None or isinstance(of_rows, optax.MaskedNode):
         return param, of_rows
     dtype = at_least_float32(param.dtype)
-    if param.shape[:1] != of_rows.high.shape:
+    shape = of_rows.high.shape
+    if param.shape[: len(shape)] != shape:
         raise ValueError(
             f"a parameter of shape {param.shape} does not fit its state, for shape "
-            f"{of_rows.high.shape} of rows; pass the parameters that `init` saw."
+            f"{shape} of rows; pass the parameters that `init` saw."
         )
     if isinstance(rows, slice) or not param.ndim:
         change = _change(param, of_rows, log_decay)
@@ -269,24 +277,25 @@ def _catch_up_leaf(
             f"`ids` must be integers, got dtype {rows.dtype} for a parameter of shape "
             f"{param.shape}."
         )
-    if not rows.size or not param.shape[0]:
+    num_rows = math.prod(shape)
+    if not rows.size or not num_rows:
         return param, of_rows
     # As indexing reads them, in a dtype that holds the last row's number; to catch up
     # with a row too many is no harm.
     wide = rows.dtype.itemsize == 8
     rows = rows.astype(rows.dtype if wide else jnp.int32).ravel()
-    rows = jnp.where(rows < 0, rows + param.shape[0], rows)
-    rows = rows.clip(0, param.shape[0] - 1)
-    old, kept = jax.tree.map(lambda table: table[rows], (param, of_rows))
+    rows = jnp.where(rows < 0, rows + num_rows, rows).clip(0, num_rows - 1)
+    index = jnp.unravel_index(rows, shape)
+    old, kept = jax.tree.map(lambda table: table[index], (param, of_rows))
     change = _change(old, kept, log_decay)
     new = (cast(old, dtype) + change).astype(param.dtype)
-    return param.at[rows].set(new), jax.tree.map(
-        lambda table, now: table.at[rows].set(now), of_rows, _all_at(kept, log_decay)
+    return param.at[index].set(new), jax.tree.map(
+        lambda table, now: table.at[index].set(now), of_rows, _all_at(kept, log_decay)
     )
 
 
-def _none_yet(param: Any, _: Any = None) -> LogDecay:
-    rows = along_axis(param, 0) if jnp.ndim(param) else param
+def _none_yet(param: Any, _: Any = None, *, row_axes: int = 1) -> LogDecay:
+    rows = along_axes(param, range(row_axes)) if jnp.ndim(param) else param
     dtype = jnp.result_type(float)
     return LogDecay(full_like(rows, 0, dtype), full_like(rows, 0, dtype))
 
@@ -311,7 +320,8 @@ def _change(param: jax.Array, of_rows: LogDecay, log_decay: LogDecay) -> jax.Arr
     """What decay since ``of_rows`` adds to the parameter, float32 or wider."""
     missed = (log_decay.high - of_rows.high) + (log_decay.low - of_rows.low)
     dtype = at_least_float32(param.dtype)
-    factor = jnp.expand_dims(jnp.expm1(missed).astype(dtype), range(1, param.ndim))
+    inside = range(missed.ndim, param.ndim)
+    factor = jnp.expand_dims(jnp.expm1(missed).astype(dtype), inside)
     param = cast(param, dtype)
     return param * factor.astype(param.dtype)
 

@@ -395,7 +395,8 @@ class _Proximal:
         value = param.astype(dtype) - rate * gradient.astype(dtype)
         value = soft_threshold(value, rate * jnp.asarray(numbers.l1, dtype))
         if numbers.others is not None:
-            value = _shrink_rows(value, rate * jnp.asarray(numbers.others, dtype))
+            by = rate * jnp.asarray(numbers.others, dtype)
+            value = _shrink_rows(value, by, memory[0].ndim)
         return value / (1 + rate * jnp.asarray(numbers.l2, dtype))
 
 
@@ -437,9 +438,9 @@ def soft_threshold(x: jax.Array, by: jax.Array) -> jax.Array:
     return jnp.sign(x) * jnp.maximum(jnp.abs(x) - by, 0)
 
 
-def _shrink_rows(x: jax.Array, by: jax.Array) -> jax.Array:
+def _shrink_rows(x: jax.Array, by: jax.Array, row_axes: int) -> jax.Array:
     """Each row moved towards 0 by ``by``, which is the same in all of a row."""
-    inside = tuple(range(1, x.ndim))
+    inside = tuple(range(row_axes, x.ndim))
     # Squared in units of the largest, so that no square is too small or too large. The
     # root and the divisions are kept away from 0 for the sake of derivatives.
     largest = jnp.max(jnp.abs(x), axis=inside, keepdims=True, initial=0)

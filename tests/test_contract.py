@@ -512,6 +512,55 @@ def test_state_of_a_jitted_init_is_sharded_like_its_parameter(case, axis_type):
             assert_sharded_like(tree, params, some=case.shaped)
 
 
+# Inside shard_map, with its default of checking what varies
+
+WHOLE_ONLY = {"adagrad-full", "adagrad-blocks"} | {
+    case.name for case in CASES if case.factory is K3 and case.arguments
+}
+WHOLE_ONLY = WHOLE_ONLY - {"keras3-clip", "keras3-average"} | {"torch-everything"}
+
+
+def rows_step(optimizer, whole, table, bias, ids, values):
+    """Two steps; the gradient of the table is of rows, if not ``whole``."""
+    params = {"table": table, "bias": bias}
+    state = optimizer.init(params)
+    for _ in range(2):
+        rows = aj.RowSparse(ids, values, table.shape)
+        gradients = {"table": rows.to_dense() if whole else rows, "bias": bias}
+        updates, state = optimizer.update(gradients, state, params)
+        params = aj.apply_updates(params, updates)
+    return params, state
+
+
+@over(CASES)
+def test_in_shard_map_each_device_takes_its_own_steps(case):
+    rng, optimizer = np.random.default_rng(0), case.build()
+    tables = jnp.asarray(rng.normal(size=(2, 6, 2)), jnp.float32)
+    biases = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+    ids = jnp.array([[3, 1, 3, 6], [0, 5, -1, 0]])
+    values = jnp.asarray(rng.normal(size=(2, 4, 2)), jnp.float32)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    take_step = functools.partial(rows_step, optimizer, case.name in WHOLE_ONLY)
+
+    def on_each(*args):
+        result = take_step(*(x[0] for x in args))
+        return jax.tree.map(lambda x: x[None], result)
+
+    spec = PartitionSpec("d")
+    mapped = jax.shard_map(on_each, mesh=mesh, in_specs=spec, out_specs=spec)
+    result = jax.jit(mapped)(tables, biases, ids, values)
+    alone = jax.jit(take_step)
+    expected = [alone(*args) for args in zip(tables, biases, ids, values, strict=True)]
+    assert_close(jax.device_get(result), jax.device_get(stack(expected)))
+
+
+@over([case for case in CASES if case.name in WHOLE_ONLY])
+def test_what_takes_no_rows_says_so(case):
+    args = jnp.ones((6, 2)), jnp.ones(3), jnp.array([1, 2]), jnp.ones((2, 2))
+    with pytest.raises(TypeError, match=r"gradient at \['table'\] is a RowSparse, but"):
+        rows_step(case.build(), False, *args)
+
+
 # Optax's conventions
 
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import adagrad_jax as aj
-from adagrad_jax._rows import distinct as _distinct_rows
+from adagrad_jax._rows import fold as _fold_rows
 from tests import golden_cases as golden
 
 STEPS, SHAPE = 4, (3, 2)
@@ -740,7 +740,7 @@ def test_steps_of_equal_optimizers_compile_once(make):
             gradient = aj.RowSparse([1, 2], jnp.ones((2, 3)), params.shape)
             updates, state = optimizer.update(gradient, state, params)
             params = aj.apply_updates(params, updates)
-        sizes.append(_distinct_rows._fold._cache_size())
+        sizes.append(_fold_rows._fold._cache_size())
     assert sizes[1:] == sizes[:1] * 3
 
 

@@ -1,7 +1,8 @@
 """The arrays that accumulators remember in: their precision, and where they lie."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,15 +46,25 @@ class InDType:
         return self.dtype
 
 
-def along_axis(
-    param: jax.Array | jax.ShapeDtypeStruct, axis: int
+def along_axes(
+    param: jax.Array | jax.ShapeDtypeStruct, axes: Sequence[int]
 ) -> jax.Array | jax.ShapeDtypeStruct:
-    """Something of shape ``param.shape[axis]``, sharded as that axis is."""
+    """Something that has these of the parameter's axes, sharded as they are.
+
+    Those that the parameter has not are left out.
+    """
     if isinstance(param, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct((param.shape[axis],), param.dtype)
+        shape = tuple(param.shape[axis] for axis in axes if axis < param.ndim)
+        return jax.ShapeDtypeStruct(shape, param.dtype)
     # What is computed of the parameter is sharded as that is.
-    others = [other for other in range(jnp.ndim(param)) if other != axis]
+    others = [other for other in range(jnp.ndim(param)) if other not in axes]
     return jnp.sum(param, axis=others)
+
+
+def check_row_axes(row_axes: Any) -> None:
+    """Raises ValueError unless a row can be named by so many axes."""
+    if not isinstance(row_axes, int) or isinstance(row_axes, bool) or row_axes < 1:
+        raise ValueError(f"`row_axes` must be a positive integer, got {row_axes!r}.")
 
 
 def full_like(

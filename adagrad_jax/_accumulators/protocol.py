@@ -58,6 +58,9 @@ class RowAccumulator(abc.ABC):
     and ``update`` may be called with some rows of the gradient and the same rows of
     these arrays: so it can take a :class:`RowSparse` gradient, and only its rows are
     read and written.
+
+    Where several axes name a row (``RowSparse.row_axes``) these arrays must have all of
+    them, and ``update`` gets rows with one axis in their place.
     """
 
     @abc.abstractmethod

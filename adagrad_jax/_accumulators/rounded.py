@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,22 +23,50 @@ from adagrad_jax._rows.visit import (
 
 
 def round_stochastically(
-    x: jax.Array, dtype: DTypeLike, key: jax.Array, numbers: jax.Array | None = None
+    x: jax.Array,
+    dtype: DTypeLike,
+    key: jax.Array,
+    numbers: jax.Array | None = None,
+    width: int | None = None,
 ) -> jax.Array:
     """``x`` rounded up or down to ``dtype``, so that the mean of both is ``x``.
 
     Args:
       x: Real numbers.
       dtype: What to round to, of less precision.
-      key: A JAX random key. A row's random bits depend on it and on the row's number
-        alone, so some rows of a table are rounded as they would be among all.
+      key: A JAX random key. A number's random bits depend on it and on the number's
+        place in the table alone, so some rows are rounded as they would be among all.
       numbers: ``x.shape[:1]``, the rows' numbers in the table; if None, 0, 1, 2, ...
+      width: How many numbers are along the table's last axis, where a row is one of
+        them and the table has other axes; else None.
     """
     if x.ndim == 0:
         return round_stochastically(x[None], dtype, key)[0]
     numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
-    random = jax.vmap(functools.partial(_uniform, key, x.shape[1:]))(numbers)
-    return _round(x, random, dtype)
+    return _round(x, _random(key, numbers, x.shape[1:], width), dtype)
+
+
+def _random(
+    key: jax.Array, numbers: jax.Array, shape: tuple[int, ...], width: int | None
+) -> jax.Array:
+    """Of rows of this shape: bits for each line along the table's last axis."""
+    if width is not None:
+        lines, columns = jnp.divmod(numbers, width)
+        random = jax.vmap(functools.partial(_uniform, key, (width,)))(lines)
+        return jnp.take_along_axis(random, columns[:, None], axis=1)[:, 0]
+    if not numbers.size or 0 in shape:
+        return jnp.zeros((numbers.size, *shape), jnp.float32)
+    inside = math.prod(shape[:-1])
+    lines = numbers.astype(jnp.uint32)[:, None] * jnp.uint32(inside)
+    lines = lines + jnp.arange(inside, dtype=jnp.uint32)[None]
+    random = jax.vmap(functools.partial(_uniform, key, shape[-1:]))(lines.ravel())
+    return random.reshape(numbers.size, *shape)
+
+
+def width_of_line(table: jax.Array, gradient: Any) -> int | None:
+    """The ``width`` for :func:`round_stochastically` of a gradient's rows."""
+    one_number = isinstance(gradient, RowSparse) and gradient.row_axes == table.ndim
+    return table.shape[-1] if one_number and table.ndim > 1 else None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -146,7 +175,7 @@ class RoundedDiagonal:
         self, gradient: jax.Array, accumulator: Rounded, normalize: Normalize
     ) -> tuple[jax.Array, Rounded]:
         """Adds the gradient's squares, then divides it by their root."""
-        sums = _add(gradient, accumulator.sum_of_squares, self._key(accumulator))
+        sums = _Add()(gradient, accumulator.sum_of_squares, self._key(accumulator))
         return normalize(gradient, sums), Rounded(sums, accumulator.count + 1)
 
     def update_rows(
@@ -154,7 +183,8 @@ class RoundedDiagonal:
     ) -> tuple[RowSparse, Rounded]:
         """The same of the rows that are in ``gradient``."""
         gradient, sums = grouped(gradient), accumulator.sum_of_squares
-        sums = replace_rows(gradient, _add, sums, self._key(accumulator), ROW_NUMBERS)
+        add = _Add(width_of_line(sums, gradient))
+        sums = replace_rows(gradient, add, sums, self._key(accumulator), ROW_NUMBERS)
         update = map_rows(gradient, divide, rows_of(sums), normalize)
         return update, Rounded(sums, accumulator.count + 1)
 
@@ -162,12 +192,17 @@ class RoundedDiagonal:
         return jax.random.fold_in(jax.random.key(self.seed), accumulator.count)
 
 
-def _add(
-    gradient: jax.Array,
-    sums: jax.Array,
-    key: jax.Array,
-    numbers: jax.Array | None = None,
-) -> jax.Array:
-    dtype = at_least_float32(gradient.dtype, sums.dtype)
-    total = sums.astype(dtype) + squared_magnitude(gradient, dtype)
-    return round_stochastically(total, sums.dtype, key, numbers)
+@dataclasses.dataclass(frozen=True)
+class _Add:
+    width: int | None = None
+
+    def __call__(
+        self,
+        gradient: jax.Array,
+        sums: jax.Array,
+        key: jax.Array,
+        numbers: jax.Array | None = None,
+    ) -> jax.Array:
+        dtype = at_least_float32(gradient.dtype, sums.dtype)
+        total = sums.astype(dtype) + squared_magnitude(gradient, dtype)
+        return round_stochastically(total, sums.dtype, key, numbers, self.width)

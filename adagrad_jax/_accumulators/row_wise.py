@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.memory import InDType, along_axis, full_like
+from adagrad_jax._accumulators.memory import (
+    InDType,
+    along_axes,
+    check_row_axes,
+    full_like,
+)
 from adagrad_jax._accumulators.normalize import Normalize
 from adagrad_jax._accumulators.protocol import RowAccumulator
 from adagrad_jax._precision import at_least_float32, squared_magnitude
@@ -27,11 +32,20 @@ class RowWise(InDType, RowAccumulator):
     takes :math:`1 / D` of :class:`Diagonal`'s memory. For parameters of one axis, whose
     rows are single numbers, and for single numbers it is :class:`Diagonal`.
 
+    **Several tables in one array** ask for ``row_axes=2``. Nothing tells an array of
+    shape ``(8, 50_000, 16)`` that is eight tables from one table of eight rows, and by
+    default it is the latter: it gets 8 numbers, not 400,000.
+
     Args:
       dtype: As in :class:`Diagonal`.
+      row_axes: How many axes, the first ones, count rows. A parameter that has no more
+        than these has rows of single numbers. A :class:`RowSparse` gradient's rows must
+        be named by no more of them.
 
     Raises:
       TypeError: If ``dtype`` is none of those.
+      ValueError: If ``row_axes`` is no positive integer; in ``update``, if a gradient's
+        rows are named by more axes.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
@@ -40,6 +54,10 @@ class RowWise(InDType, RowAccumulator):
       >>> update, state = optimizer.update(gradient, optimizer.init(gradient))
       >>> print(state.accumulator, update[0])
       [25.  0.] [0.2 1.4]
+      >>> tables = jnp.zeros((8, 500, 16))
+      >>> [aj.scale_by_adagrad(accumulator=aj.RowWise(row_axes=axes)).init(tables)
+      ...     .accumulator.shape for axes in (1, 2)]
+      [(8,), (8, 500)]
 
     References:
       Mudigere et al., "Software-Hardware Co-design for Fast and Scalable Training of
@@ -47,9 +65,19 @@ class RowWise(InDType, RowAccumulator):
       FBGEMM's ``EXACT_ROWWISE_ADAGRAD``.
     """
 
+    row_axes: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_row_axes(self.row_axes)
+
     def init(self, param: jax.Array, initial_accumulator_value: ArrayLike) -> jax.Array:
-        """An array of shape ``param.shape[:1]``, sharded like the rows."""
-        rows = along_axis(param, 0) if jnp.ndim(param) else param
+        """An array of shape ``param.shape[:row_axes]``, sharded like the rows.
+
+        So it is one number for each of 8 rows if ``param`` is of shape
+        ``(8, 50_000, 16)``: ``row_axes=2`` makes 8 tables of it.
+        """
+        rows = along_axes(param, range(self.row_axes)) if jnp.ndim(param) else param
         dtype = self._dtype_of(param)
         return full_like(rows, initial_accumulator_value, dtype)
 
@@ -58,8 +86,8 @@ class RowWise(InDType, RowAccumulator):
     ) -> tuple[jax.Array, jax.Array]:
         """Adds the mean of each row's squares, then divides the row by their root."""
         dtype = at_least_float32(gradient.dtype, accumulator.dtype)
-        inside = tuple(range(1, gradient.ndim))
-        width = max(1, math.prod(gradient.shape[1:]))
+        inside = _inside(gradient, accumulator)
+        width = max(1, math.prod(gradient.shape[axis] for axis in inside))
         sums = jnp.sum(squared_magnitude(gradient, dtype), axis=inside)
         total = accumulator.astype(dtype) + sums / width
         accumulator = total.astype(accumulator.dtype)
@@ -69,5 +97,10 @@ class RowWise(InDType, RowAccumulator):
         self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
     ) -> jax.Array:
         """Divides each row by the root of what is remembered of it."""
-        inside = tuple(range(1, gradient.ndim))
+        inside = _inside(gradient, accumulator)
         return normalize(gradient, jnp.expand_dims(accumulator, inside))
+
+
+def _inside(gradient: jax.Array, accumulator: jax.Array) -> tuple[int, ...]:
+    """The axes inside a row, also where rows of several axes are in one."""
+    return tuple(range(accumulator.ndim, gradient.ndim))

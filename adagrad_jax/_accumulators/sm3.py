@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.memory import InDType, along_axis, full_like
+from adagrad_jax._accumulators.memory import InDType, along_axes, full_like
 from adagrad_jax._accumulators.normalize import Normalize
 from adagrad_jax._precision import at_least_float32, squared_magnitude
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._rows.visit import map_replace_and_total
+from adagrad_jax._trees import LeafError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SM3(InDType):
 
     Raises:
       TypeError: If ``dtype`` is none of those.
+      ValueError: In ``update``, if a :class:`RowSparse` gradient's rows are named by
+        more than one axis.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
@@ -62,7 +65,9 @@ class SM3(InDType):
     ) -> tuple[jax.Array, ...]:
         """A vector for each axis, sharded like it; for a number, one number."""
         dtype = self._dtype_of(param)
-        along = [along_axis(param, axis) for axis in range(jnp.ndim(param))] or [param]
+        along = [along_axes(param, [axis]) for axis in range(jnp.ndim(param))] or [
+            param
+        ]
         return tuple(full_like(x, initial_accumulator_value, dtype) for x in along)
 
     def update(
@@ -91,6 +96,14 @@ class SM3(InDType):
         That is so because each bound was reached by some number of its row or column,
         whose other bounds are no less.
         """
+        if gradient.row_axes > 1:
+            raise LeafError(
+                f"SM3() takes rows of the first axis, got a RowSparse of shape "
+                f"{gradient.shape} whose rows are named by {gradient.row_axes} axes, "
+                "which share the bounds along each; use RowWise(row_axes="
+                f"{gradient.row_axes}) or Diagonal() for this leaf (optax.partition), "
+                "or give it .to_dense()."
+            )
         of_rows, *of_others = accumulator
         update, of_rows, largest = map_replace_and_total(
             gradient, _Update(self), "max", of_rows, of_others, normalize

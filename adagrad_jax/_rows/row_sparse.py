@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,22 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.sparse import BCOO
+from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.distinct import (
+from adagrad_jax._rows.distinct import Distinct, find_distinct
+from adagrad_jax._rows.fold import (
     ROW_NUMBERS,
     Carry,
-    Distinct,
+    Place,
     Stage,
     Sums,
     all_rows,
-    find_distinct,
     fold,
     result_of,
     set_rows,
     take_rows,
 )
+from adagrad_jax._rows.placement import gathered
 
 
 class _OpaqueType(type):
@@ -52,6 +55,11 @@ class RowSparse(metaclass=_OpaqueType):
 
         \text{dense}[r] = \sum_{i : \text{ids}[i] = r} \text{values}[i]
 
+    Rows are those of the first axis, or of several first axes, as for ``L`` tables in
+    one array ``(L, V, D)``: how many is told by the axes that are left in ``values``.
+    Then ids count all of their rows, row-major: row ``v`` of table ``l`` has the id
+    ``l * V + v``.
+
     What :func:`value_and_grad` returns for a table that was read by rows. It is a leaf,
     **not a pytree**, so that code which does not know it cannot mistake ids for
     numbers: such code raises. Code that is linear in gradients works: it may be
@@ -64,9 +72,10 @@ class RowSparse(metaclass=_OpaqueType):
 
     Args:
       ids: ``(n,)`` integers, rows of the table in any order; repeated ones are added
-        up. Those outside ``[0, shape[0])`` name no row, and their values are dropped;
+        up. Those outside ``[0, num_rows)`` name no row, and their values are dropped;
         negative ones do not count from the end.
-      values: ``(n, *shape[1:])``, what is added to each of these rows.
+      values: ``(n, *shape[row_axes:])``, what is added to each of these rows;
+        ``row_axes``, at least 1, is what fits.
       shape: The table's shape, of at least one axis.
 
     Raises:
@@ -79,6 +88,9 @@ class RowSparse(metaclass=_OpaqueType):
       >>> gradient = aj.RowSparse([2, 0, 2], jnp.array([[1.0], [2.0], [3.0]]), (4, 1))
       >>> print((0.5 * gradient).to_dense().T)
       [[1. 0. 2. 0.]]
+      >>> of_two_tables = aj.RowSparse([3 + 1], jnp.array([[5.0]]), (2, 3, 1))
+      >>> print(of_two_tables.row_axes, of_two_tables.to_dense()[1].T)
+      2 [[0. 5. 0.]]
     """
 
     # NumPy's scalars and arrays leave arithmetic with us to us.
@@ -92,10 +104,11 @@ class RowSparse(metaclass=_OpaqueType):
         values, shape = jnp.asarray(values), tuple(shape)
         _check_parts(ids, values, shape)
         self.shape = shape
+        self.row_axes = len(shape) - values.ndim + 1
         # Of the rows as they will be, and of the sums that they are made of. Entries
         # may be more precise: only their sums are rounded.
         self.dtype = self._sum_dtype = values.dtype
-        self._ids = row_or_none(ids, shape[0])
+        self._ids = row_or_none(ids, self.num_rows)
         self._entries = values
         # Known once the entries have been grouped by row, and what to do to each row's
         # sum after that: put off until the row is visited, a block of rows at a time.
@@ -104,13 +117,18 @@ class RowSparse(metaclass=_OpaqueType):
 
     @property
     def ids(self) -> jax.Array:
-        """``(n,)`` int32; ``shape[0]`` stands for no row."""
+        """``(n,)`` int32; :attr:`num_rows` stands for no row."""
         return self._materialized()._ids
 
     @property
     def values(self) -> jax.Array:
-        """``(n, *shape[1:])``, as precise as the rows were read; see ``dtype``."""
+        """``(n, *shape[row_axes:])``, as precise as the rows were read."""
         return self._materialized()._entries
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the table has: those along its first :attr:`row_axes` axes."""
+        return math.prod(self.shape[: self.row_axes])
 
     @property
     def ndim(self) -> int:
@@ -123,15 +141,17 @@ class RowSparse(metaclass=_OpaqueType):
         return int(np.prod(self.shape))
 
     def __repr__(self) -> str:
+        axes = f"row_axes={self.row_axes}, " if self.row_axes > 1 else ""
         return (
-            f"RowSparse({self._ids.size} rows, shape={self.shape}, dtype={self.dtype})"
+            f"RowSparse({self._ids.size} rows, {axes}shape={self.shape}, "
+            f"dtype={self.dtype})"
         )
 
     def coalesce(self) -> "RowSparse":
         """The same with each row once, in ascending order.
 
         The length of ``ids`` and ``values`` stays static, as ``jax.jit`` needs it, so
-        after the distinct rows there may follow ids of ``shape[0]`` with zeros.
+        after the distinct rows there may follow ids of :attr:`num_rows` with zeros.
 
         Example:
           >>> import adagrad_jax as aj, jax.numpy as jnp
@@ -142,7 +162,9 @@ class RowSparse(metaclass=_OpaqueType):
         """
         rows = self.summed()
         # Rows out of range, which come last, are the only ones that may be too many.
-        order = jnp.argsort(rows._ids)[: min(self._ids.size, self.shape[0])]
+        n = self._ids.size
+        most = n if is_symbolic_dim(n) else min(n, self.num_rows)
+        order = jnp.argsort(rows._ids)[:most]
         return RowSparse(rows._ids[order], rows._entries[order], self.shape)
 
     def to_dense(self) -> jax.Array:
@@ -152,26 +174,40 @@ class RowSparse(metaclass=_OpaqueType):
     def to_bcoo(self) -> BCOO:
         """A ``jax.experimental.sparse.BCOO``, a pytree, which may cross ``jax.jit``.
 
+        It is sparse in the axes that name a row, and dense in the others.
+
         Of :attr:`values`: where they are more precise than the table, say so again
         behind it: ``RowSparse.from_bcoo(x).astype(table.dtype)``.
         """
-        return BCOO((self.values, self.ids[:, None]), shape=self.shape)
+        ids, rows = self.ids, self.shape[: self.row_axes]
+        index = Place(ids, ids < self.num_rows, 0, self.row_axes).index(rows)
+        # BCOO has the axis' length in each of the axes for what names nothing.
+        none = ids >= self.num_rows
+        columns = [jnp.where(none, n, i) for n, i in zip(rows, index, strict=True)]
+        return BCOO((self.values, jnp.stack(columns, axis=1)), shape=self.shape)
 
     @classmethod
     def from_bcoo(cls, array: BCOO) -> "RowSparse":
-        """From a BCOO whose first axis is sparse and whose others are dense.
+        """From a BCOO whose first axes are sparse and whose others are dense.
 
         Raises:
-          ValueError: If ``array`` has batch axes, or not one sparse axis.
+          ValueError: If ``array`` has batch axes, or no sparse axis.
         """
-        if array.n_batch != 0 or array.n_sparse != 1:
+        if array.n_batch != 0 or array.n_sparse == 0:
             raise ValueError(
-                "a BCOO must have n_batch=0 and n_sparse=1, to be sparse in its rows "
-                f"and dense inside them, got n_batch={array.n_batch} and n_sparse="
+                "a BCOO must have n_batch=0 and n_sparse at least 1, to be sparse in "
+                f"its rows and dense inside them, got n_batch={array.n_batch} and n_sparse="
                 f"{array.n_sparse}; BCOO.fromdense(x, n_dense=x.ndim - 1) makes one, "
                 "and array.todense() is an ordinary gradient."
             )
-        return cls(array.indices[:, 0], array.data, array.shape)
+        rows = array.shape[: array.n_sparse]
+        index = [array.indices[:, axis] for axis in range(array.n_sparse)]
+        ids, *others = map(row_or_none, index, rows)
+        named = ids < rows[0]
+        for size, of_axis in zip(rows[1:], others, strict=True):
+            ids, named = ids * size + of_axis, named & (of_axis < size)
+        ids = jnp.where(named, ids, math.prod(rows))
+        return cls(ids, array.data, array.shape)
 
     def astype(self, dtype: DTypeLike) -> "RowSparse":
         """The same in another dtype, to which the sum of each row is rounded once."""
@@ -241,16 +277,18 @@ class RowSparse(metaclass=_OpaqueType):
 
         It is not computed here but where the rows are used, a few at a time; so
         ``function``, hashable, may see any number of rows ``(k, ...)`` with their ids
-        ``(k,)``, some of them out of range.
+        ``(k,)``, one of them more than once.
         """
         return self._put_off(function, ROW_NUMBERS, *operands)
 
     def fold(self, step: Callable[..., Carry], carry: Carry, *operands: Any) -> Carry:
-        """``carry`` after ``step(carry, rows, ids, *operands)`` for all rows.
+        """``carry`` after ``step(carry, rows, place, *operands)`` for all rows.
 
         Each distinct row comes once, its entries summed, some rows at a time; ``step``,
-        hashable, must ignore those whose ids are out of range.
+        hashable, must not mind if one of these is there twice (see :class:`Place`).
         """
+        if not self.num_rows:
+            return carry
         return fold(step, carry, self._sums(), self._stages, operands)
 
     def summed(self) -> "RowSparse":
@@ -264,17 +302,18 @@ class RowSparse(metaclass=_OpaqueType):
         return result
 
     def _sums(self) -> Sums:
-        return Sums(self._entries, self._find_distinct(), self._sum_dtype)
+        distinct = self._find_distinct()
+        return Sums(self._entries, distinct, self.row_axes, self._sum_dtype)
 
     def _find_distinct(self) -> Distinct:
-        return self._distinct or find_distinct(self._ids, self.shape[0])
+        return self._distinct or find_distinct(self._ids, self.num_rows)
 
     def _materialized(self) -> "RowSparse":
         """The same, with nothing left to be done to its rows, nor to group them."""
         if self._distinct is None:
             return self
         ids, rows = self._distinct.ids, all_rows(self._sums(), self._stages)
-        named = jnp.expand_dims(ids < self.shape[0], range(1, self.ndim))
+        named = jnp.expand_dims(ids < self.num_rows, range(1, rows.ndim))
         return RowSparse(ids, jnp.where(named, rows, 0), self.shape)
 
     def _each_row(self, function: Callable[..., jax.Array], operand: Any) -> Any:
@@ -288,10 +327,16 @@ class RowSparse(metaclass=_OpaqueType):
     ) -> "RowSparse":
         """With a function still to be applied to the sum of each row."""
         result = self.grouped()
-        row = jax.ShapeDtypeStruct((1, *self.shape[1:]), self.dtype)
-        result.dtype = result_of(function, row, operands).dtype
+        result.dtype = self._result_of(function, operands).dtype
         result._stages = (*result._stages, (function, operands))
         return result
+
+    def _result_of(
+        self, function: Callable[..., Any], operands: tuple[Any, ...]
+    ) -> Any:
+        """What a function of rows gives of one."""
+        row = jax.ShapeDtypeStruct((1, *self.shape[self.row_axes :]), self.dtype)
+        return result_of(function, row, self.row_axes, operands)
 
     def _joined(self, other: "RowSparse") -> "RowSparse":
         if self.shape != other.shape:
@@ -299,14 +344,24 @@ class RowSparse(metaclass=_OpaqueType):
                 "RowSparse arrays can be added if they are of one shape, got "
                 f"{self.shape} and {other.shape}."
             )
-        parts = self._materialized(), other._materialized()
+        axes = max(self.row_axes, other.row_axes)
+        parts = [part._materialized()._of_smaller_rows(axes) for part in (self, other)]
         wide = widest(*(part._entries.dtype for part in parts))
-        total = RowSparse(
-            jnp.concatenate([part._ids for part in parts]),
-            jnp.concatenate([part._entries.astype(wide) for part in parts]),
-            self.shape,
-        )
+        ids = [gathered(part._ids) for part in parts]
+        values = [gathered(part._entries.astype(wide)) for part in parts]
+        total = RowSparse(jnp.concatenate(ids), jnp.concatenate(values), self.shape)
         return total.astype(widest(*(part.dtype for part in parts)))
+
+    def _of_smaller_rows(self, row_axes: int) -> "RowSparse":
+        """The same, with ids for the rows in each row, of ``row_axes`` axes."""
+        if row_axes == self.row_axes:
+            return self
+        inside = math.prod(self.shape[self.row_axes : row_axes])
+        named = self._ids[:, None] < self.num_rows
+        ids = self._ids[:, None] * inside + jnp.arange(inside, dtype=jnp.int32)[None]
+        ids = jnp.where(named, ids, self.num_rows * inside).ravel()
+        values = self._entries.reshape(-1, *self.shape[row_axes:])
+        return RowSparse(ids, values, self.shape).astype(self.dtype)
 
     def _added_to(self, dense: jax.Array) -> jax.Array:
         if dense.shape != self.shape:
@@ -354,8 +409,9 @@ def from_bcoo_leaves(updates: Any) -> Any:
     )
 
 
-def _add_to_rows(table: jax.Array, rows: jax.Array, ids: jax.Array) -> jax.Array:
-    return set_rows(table, ids, take_rows(table, ids) + rows)
+def _add_to_rows(table: jax.Array, rows: jax.Array, place: Place) -> jax.Array:
+    old = take_rows(table, place)
+    return set_rows(table, place, old, old + rows)
 
 
 def row_or_none(ids: jax.Array | np.ndarray, num_rows: int) -> jax.Array:
@@ -404,17 +460,22 @@ def _check_parts(
             "are made, so that no row is lost to rounding."
         )
     _check_inexact("values", values.dtype)
-    if not shape or shape[0] > jnp.iinfo(jnp.int32).max:
-        raise ValueError(
-            f"`shape` must have a first axis of rows, fewer than 2**31, got {shape}."
-        )
     if ids.ndim != 1:
         raise ValueError(
             f"`ids` must be of one axis, got shape {ids.shape}; pass ids.ravel() and "
-            "values.reshape(-1, *shape[1:])."
+            "values.reshape(-1, *shape[row_axes:])."
         )
-    if values.shape != (ids.size, *shape[1:]):
+    row_axes = len(shape) - values.ndim + 1
+    if not shape or not 1 <= row_axes <= len(shape):
+        row_axes = 1  # what is most often meant
+    if not shape or math.prod(shape[:row_axes]) > jnp.iinfo(jnp.int32).max:
+        raise ValueError(
+            f"`shape` must have a first axis of rows, fewer than 2**31, got {shape}"
+            f"{f', with {row_axes} axes that name a row' if row_axes > 1 else ''}."
+        )
+    if values.shape != (ids.size, *shape[row_axes:]):
         raise ValueError(
             f"`values` must be of shape {(ids.size, *shape[1:])}, for {ids.size} ids "
-            f"and a table of shape {shape}, got {values.shape}."
+            f"and a table of shape {shape} (or, where several of its first axes name a "
+            f"row, of the axes after them), got {values.shape}."
         )

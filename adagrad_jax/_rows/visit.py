@@ -10,6 +10,9 @@ the table. There are three things to do:
 - :func:`replace_rows`: other rows in tables (:func:`map_and_replace_rows` does both);
 - :func:`total`: one result of all rows, a sum or the largest.
 
+A row is what has one place along the table's first ``gradient.row_axes`` axes, which
+all tables must have; for an ordinary gradient, along the first axis.
+
 Where rows live, how repeated ones are found and how many are visited at a time is known
 behind the door only. An ordinary gradient, which has all rows, goes through it too, so
 that who uses it need not tell the two kinds apart.
@@ -28,16 +31,16 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from adagrad_jax._precision import squared_magnitude
-from adagrad_jax._rows.distinct import (
-    FIRST_SLOT,
+from adagrad_jax._rows.distinct import of_slots
+from adagrad_jax._rows.fold import (
     ROW_NUMBERS,
+    Place,
     RowsOf,
-    of_slots,
-    result_of,
     set_rows,
     take_rows,
 )
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._trees import LeafError
 
 Tables = TypeVar("Tables")
 
@@ -67,6 +70,7 @@ def map_rows(gradient: Any, function: Callable[..., jax.Array], *operands: Any) 
     """
     operands = _as_arrays(operands)
     if isinstance(gradient, RowSparse):
+        _check_rows(gradient, operands)
         return gradient._put_off(function, *operands)
     gradient = jnp.asarray(gradient)
     return function(gradient, *_at_all_rows(gradient, operands))
@@ -83,11 +87,12 @@ def replace_rows(
     Args:
       gradient: A :class:`RowSparse`, or an array.
       function: A hashable ``(rows, rows_of_tables, *operands) -> rows_of_tables``.
-      tables: A tree of arrays that have the gradient's first axis.
+      tables: A tree of arrays that have the gradient's rows.
       *operands: Whole, or marked.
     """
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     if isinstance(gradient, RowSparse):
+        _check_rows(gradient, (RowsOf(tables), *operands))
         return gradient.fold(_Replace(function), tables, *operands)
     gradient = jnp.asarray(gradient)
     return function(gradient, tables, *_at_all_rows(gradient, operands))
@@ -105,7 +110,7 @@ def map_and_replace_rows(
       gradient: A :class:`RowSparse`, or an array.
       function: A hashable ``(rows, rows_of_tables, *operands)``, which gives new rows
         of the gradient and new ones of the tables.
-      tables: A tree of arrays that have the gradient's first axis.
+      tables: A tree of arrays that have the gradient's rows.
       *operands: Whole, or marked.
     """
     if isinstance(gradient, RowSparse):
@@ -132,10 +137,10 @@ def total(
         (of no rows that is minus infinity).
       *operands: Whole, or marked.
     """
-    operands, num_rows = _as_arrays(operands), gradient.shape[0]
-    row = jax.ShapeDtypeStruct((1, *gradient.shape[1:]), gradient.dtype)
-    nothing = _nothing(result_of(function, row, operands), reduction)
-    return gradient.fold(_Total(function, reduction), nothing, num_rows, *operands)
+    operands = _as_arrays(operands)
+    _check_rows(gradient, operands)
+    nothing = _nothing(gradient._result_of(function, operands), reduction)
+    return gradient.fold(_Total(function, reduction), nothing, *operands)
 
 
 def map_entries(function: Callable[[Any], Any], gradients: Any) -> Any:
@@ -189,14 +194,14 @@ def _map_and_replace(
 ) -> tuple[Any, ...]:
     """Other rows in both, and the totals of whatever more ``function`` gives."""
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
-    gradient, num_rows = gradient.grouped(), gradient.shape[0]
-    distinct, row = gradient._find_distinct(), gradient.shape[1:]
-    one = jax.ShapeDtypeStruct((1, *row), gradient.dtype)
-    mapped, _, *terms = result_of(function, one, (RowsOf(tables), *operands))
-    room = jnp.zeros((distinct.ids.size, *row), mapped.dtype)
+    _check_rows(gradient, (RowsOf(tables), *operands))
+    gradient = gradient.grouped()
+    distinct = gradient._find_distinct()
+    mapped, _, *terms = gradient._result_of(function, (RowsOf(tables), *operands))
+    room = jnp.zeros((distinct.ids.size, *mapped.shape[1:]), mapped.dtype)
     carry = tables, room, _nothing(terms, reduction)
     step = _MapAndReplace(function, reduction)
-    tables, rows, totals = gradient.fold(step, carry, FIRST_SLOT, num_rows, *operands)
+    tables, rows, totals = gradient.fold(step, carry, *operands)
     # Every slot's row now stands for itself: there is nothing to find anew.
     result = RowSparse(distinct.ids, rows, gradient.shape)
     result._distinct = of_slots(distinct)
@@ -217,11 +222,11 @@ class _Replace:
     function: Callable[..., Any]
 
     def __call__(
-        self, tables: Any, rows: jax.Array, ids: jax.Array, *operands: Any
+        self, tables: Any, rows: jax.Array, place: Place, *operands: Any
     ) -> Any:
-        old = jax.tree.map(lambda table: take_rows(table, ids), tables)
+        old = jax.tree.map(lambda table: take_rows(table, place), tables)
         new = self.function(rows, old, *operands)
-        return jax.tree.map(lambda table, rows: set_rows(table, ids, rows), tables, new)
+        return _set(tables, place, old, new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,17 +238,21 @@ class _MapAndReplace:
         self,
         carry: tuple[Any, jax.Array, Any],
         rows: jax.Array,
-        ids: jax.Array,
-        first_slot: jax.Array,
-        num_rows: jax.Array,
+        place: Place,
         *operands: Any,
     ) -> tuple[Any, jax.Array, Any]:
         tables, mapped, so_far = carry
-        old = jax.tree.map(lambda table: take_rows(table, ids), tables)
+        old = jax.tree.map(lambda table: take_rows(table, place), tables)
         rows, new, *terms = self.function(rows, old, *operands)
-        tables = jax.tree.map(lambda t, new: set_rows(t, ids, new), tables, new)
-        mapped = lax.dynamic_update_slice_in_dim(mapped, rows, first_slot, 0)
-        return tables, mapped, _include(so_far, terms, ids < num_rows, self.reduction)
+        mapped = lax.dynamic_update_slice_in_dim(mapped, rows, place.first_slot, 0)
+        totals = _include(so_far, terms, place.in_use, self.reduction)
+        return _set(tables, place, old, new), mapped, totals
+
+
+def _set(tables: Any, place: Place, old: Any, new: Any) -> Any:
+    return jax.tree.map(
+        lambda *args: set_rows(args[0], place, *args[1:]), tables, old, new
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,22 +261,17 @@ class _Total:
     reduction: Literal["sum", "max"]
 
     def __call__(
-        self,
-        so_far: Any,
-        rows: jax.Array,
-        ids: jax.Array,
-        num_rows: jax.Array,
-        *operands: Any,
+        self, so_far: Any, rows: jax.Array, place: Place, *operands: Any
     ) -> Any:
         terms = self.function(rows, *operands)
-        return _include(so_far, terms, ids < num_rows, self.reduction)
+        return _include(so_far, terms, place.in_use, self.reduction)
 
 
 def _include(
-    so_far: Any, terms: Any, is_row: jax.Array, reduction: Literal["sum", "max"]
+    so_far: Any, terms: Any, in_use: jax.Array, reduction: Literal["sum", "max"]
 ) -> Any:
     def one(so_far: jax.Array, terms: jax.Array) -> jax.Array:
-        named = jnp.expand_dims(is_row, range(1, terms.ndim))
+        named = jnp.expand_dims(in_use, range(1, terms.ndim))
         terms = jnp.where(named, terms, _NOTHING[reduction])
         if reduction == "sum":
             return so_far + jnp.sum(terms, axis=0)
@@ -303,3 +307,19 @@ def _at_all_rows(gradient: jax.Array, operands: tuple[Any, ...]) -> tuple[Any, .
         return operand
 
     return tuple(map(resolved, operands))
+
+
+def _check_rows(gradient: RowSparse, operands: tuple[Any, ...]) -> None:
+    """Raises unless each table has something for each row of the gradient."""
+    axes = gradient.row_axes
+    marked = [x.tables for x in operands if isinstance(x, RowsOf)]
+    for table in jax.tree.leaves(marked):
+        if table.shape[:axes] != gradient.shape[:axes]:
+            raise LeafError(
+                f"the first {axes} axes of this gradient, a RowSparse of shape "
+                f"{gradient.shape}, name its rows, so {gradient.shape[:axes]} must be "
+                "the beginning of the shape of what is kept of them, got "
+                f"{table.shape}; `init` sees the parameter alone: tell what keeps "
+                f"numbers of rows (RowWise, lazy_weight_decay) row_axes={axes}, or "
+                "give it .to_dense()."
+            )

@@ -286,7 +286,7 @@ def _sums_of_squares(kept: Any, shape: Shape) -> np.ndarray | None:
         axes = [(size,) for size in shape] or [()]
         return _least(arrays) if [x.shape for x in arrays] == axes else None
     (sums,) = arrays
-    if sums.shape in (shape, shape[:1], ()):
+    if sums.shape == shape[: sums.ndim]:
         return sums.reshape(sums.shape + (1,) * (len(shape) - sums.ndim))
     if sums.ndim == 3 and sums.shape[1] == sums.shape[2]:
         diagonals = np.diagonal(sums, axis1=1, axis2=2).ravel()
@@ -333,7 +333,9 @@ def _leaf_report(found: Kept, rule: _Rule, dead_below: float) -> LeafReport:
             "only have grown; if it differs between leaves, pass a tree of them."
         )
     in_rows = len(shape) > 1 and 0 not in shape and sums.size > 1
-    same = np.all(sums == start, axis=tuple(range(1, sums.ndim))) if in_rows else None
+    of_rows = np.ndim(kept) if 0 < np.ndim(kept) < len(shape) else 1
+    inside = tuple(range(of_rows, sums.ndim))
+    same = np.all(sums == start, axis=inside) if in_rows else None
     return LeafReport(
         path=jax.tree_util.keystr(path, simple=True, separator="/"),
         shape=shape,

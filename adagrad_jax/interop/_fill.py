@@ -84,7 +84,7 @@ def _check_is_one(kept: Kept, path: Path, array: Any, field: str) -> None:
             "give the parameters that `init` saw."
         )
     shape, ours = np.shape(kept.param), np.shape(array)
-    if path or ours not in (shape, shape[:1]):
+    if path or not ours and shape or ours != shape[: len(ours)]:
         raise TypeError(
             f"what is kept of {at_leaf(jax.tree_util.keystr(kept.path))} must be one "
             f"array of the parameter's shape, {shape}, or its rows', {shape[:1]}, as "

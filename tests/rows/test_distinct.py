@@ -17,6 +17,7 @@ import pytest
 
 import adagrad_jax as aj
 from adagrad_jax._rows import distinct as distinct_rows
+from adagrad_jax._rows import fold as folding
 from adagrad_jax._rows import row_sparse
 
 FIND = {"hashing": distinct_rows._by_hashing, "sorting": distinct_rows._by_sorting}
@@ -32,8 +33,8 @@ def find(form, num_rows):
 
 def all_rows(form, entries, distinct):
     if form == "hashing":
-        return distinct_rows._sum_slots(entries, distinct.slot, distinct.ids.size)
-    return distinct_rows._sum_neighbours(entries, distinct)
+        return folding._sum_slots(entries, distinct.slot, distinct.ids.size)
+    return folding._sum_neighbours(entries, distinct)
 
 
 @functools.cache
@@ -91,16 +92,20 @@ def test_each_row_has_one_slot_and_its_sum(form, n, num_rows, data):
     ids = data.draw(ids_of(n, num_rows))
     entries = entries_of(ids)
     distinct = find(form, num_rows)(ids)
-    unique, sums = sums_of(ids, entries)
+    unique, sums = sums_of(ids[ids < num_rows], entries[ids < num_rows])
     used = int(distinct.num_used)
     assert used == len(unique)
     np.testing.assert_array_equal(np.sort(distinct.order), np.arange(n))
-    np.testing.assert_array_equal(distinct.ids[distinct.slot], ids[distinct.order])
+    of_slots = np.append(distinct.ids, num_rows)  # the last one is of no row
+    np.testing.assert_array_equal(of_slots[distinct.slot], ids[distinct.order])
+    assert np.all(
+        (np.asarray(distinct.slot) < used) == (ids[distinct.order] < num_rows)
+    )
     slots = np.argsort(distinct.ids[:used])
     np.testing.assert_array_equal(np.asarray(distinct.ids)[slots], unique)
     assert np.all(distinct.ids[used:] == num_rows)
-    assert len(distinct.ids) % distinct_rows._block_size(len(distinct.ids)) == 0
-    assert min(n, num_rows + 1) <= len(distinct.ids) <= min(n, num_rows + 1) + 8
+    assert len(distinct.ids) % distinct_rows.block_size(len(distinct.ids)) == 0
+    assert min(n, num_rows) <= len(distinct.ids) <= min(n, num_rows) + 8
     rows = all_rows(form, jnp.asarray(entries), distinct)
     np.testing.assert_array_equal(np.asarray(rows)[slots], sums)
     again = find(form, num_rows)(ids)
@@ -128,14 +133,13 @@ def accelerator_form(monkeypatch):
     def default(*args, cpu, default):
         return default(*args)
 
-    monkeypatch.setattr(distinct_rows.lax, "platform_dependent", default)
+    monkeypatch.setattr(folding.lax, "platform_dependent", default)
     for module in (distinct_rows, row_sparse):
         find_distinct = distinct_rows.find_distinct
         find_distinct = getattr(find_distinct, "__wrapped__", find_distinct)
         monkeypatch.setattr(module, "find_distinct", find_distinct)
     for name in ("_fold", "_all_rows"):
-        function = getattr(distinct_rows, name).__wrapped__
-        monkeypatch.setattr(distinct_rows, name, function)
+        monkeypatch.setattr(folding, name, getattr(folding, name).__wrapped__)
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
@@ -145,10 +149,14 @@ def form(request, monkeypatch):
     return request.param
 
 
-def count_and_add(carry, rows, ids, factor):
+def count_and_add(carry, rows, place, factor):
+    """Of each slot in use, and that the others repeat one of them."""
     visits, table = carry
-    visits = visits.at[ids].add(1, mode="drop")
-    return visits, table.at[ids].add(factor * rows, mode="drop")
+    ids = jnp.where(place.in_use, place.ids, len(visits))
+    repeated = table.at[place.ids].get() + factor * rows
+    table = table.at[ids].add(factor * rows, mode="drop")
+    wrong = jnp.any(table[place.ids] != repeated) & jnp.any(place.in_use)
+    return visits.at[ids].add(1 + wrong.astype(int), mode="drop"), table
 
 
 def double(rows, factor):
@@ -173,11 +181,11 @@ def test_fold_visits_each_row_once(form, n, num_rows):
     def run(ids, entries):
         distinct = distinct_rows.find_distinct(ids, num_rows)
         start = jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))
-        stages = ((double, (jnp.float32(2.0),)), (add_id, (distinct_rows.ROW_NUMBERS,)))
+        stages = ((double, (jnp.float32(2.0),)), (add_id, (folding.ROW_NUMBERS,)))
         operands = (jnp.float32(3.0),)
-        sums = distinct_rows.Sums(entries, distinct, entries.dtype)
-        rows = distinct_rows.all_rows(sums, stages)
-        folded = distinct_rows.fold(count_and_add, start, sums, stages, operands)
+        sums = folding.Sums(entries, distinct, 1, entries.dtype)
+        rows = folding.all_rows(sums, stages)
+        folded = folding.fold(count_and_add, start, sums, stages, operands)
         return folded, rows, distinct
 
     (visits, table), rows, distinct = run(ids, entries)
@@ -202,10 +210,10 @@ def test_a_block_that_is_not_full_is_the_last(form):
         ids = np.arange(n, dtype=np.int32) % used
         entries = np.ones((n, 2), np.float32)
         distinct = distinct_rows.find_distinct(jnp.asarray(ids), num_rows)
-        visits, table = distinct_rows.fold(
+        visits, table = folding.fold(
             count_and_add,
             (jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))),
-            distinct_rows.Sums(jnp.asarray(entries), distinct, jnp.float32),
+            folding.Sums(jnp.asarray(entries), distinct, 1, jnp.float32),
             operands=(jnp.float32(1.0),),
         )
         np.testing.assert_array_equal(visits, np.arange(num_rows) < used)
@@ -218,7 +226,7 @@ def test_rows_of_any_rank(form, shape):
     ids = np.array([3, 1, 3, 5, 3], np.int32)
     rng = np.random.default_rng(0)
     entries = rng.integers(-8, 9, (5, *shape)).astype(np.float32)
-    distinct = find(form, 5)(ids)
+    distinct = find(form, 6)(ids)
     rows = np.asarray(all_rows(form, jnp.asarray(entries), distinct))
     unique, sums = sums_of(ids, entries)
     slots = np.argsort(distinct.ids[: len(unique)])
@@ -296,10 +304,10 @@ def test_exports(platform, n):
         distinct = distinct_rows.find_distinct(ids, 50)
         start = jnp.zeros(50, jnp.int32), jnp.zeros((50, 2))
         operands = (jnp.float32(1.0),)
-        sums = distinct_rows.Sums(entries, distinct, entries.dtype)
+        sums = folding.Sums(entries, distinct, 1, entries.dtype)
         return (
-            distinct_rows.fold(count_and_add, start, sums, operands=operands),
-            distinct_rows.all_rows(sums),
+            folding.fold(count_and_add, start, sums, operands=operands),
+            folding.all_rows(sums),
         )
 
     args = jnp.zeros(n, jnp.int32), jnp.zeros((n, 2))

@@ -1,6 +1,8 @@
 """The row-sparse type: what it means, its arithmetic, and what it refuses."""
 
 import copy
+import itertools
+import math
 import operator
 
 import hypothesis
@@ -287,6 +289,7 @@ def test_from_any_bcoo_that_is_sparse_in_rows():
         BCOO.fromdense(dense, n_dense=1),
         BCOO.fromdense(dense, n_dense=1, nse=4),  # padded
         BCOO.fromdense(dense[:, 0]),
+        BCOO.fromdense(dense, nse=9),  # each number is a row
     ):
         expected = np.asarray(bcoo.todense())
         np.testing.assert_array_equal(aj.RowSparse.from_bcoo(bcoo).to_dense(), expected)
@@ -295,13 +298,14 @@ def test_from_any_bcoo_that_is_sparse_in_rows():
 @pytest.mark.parametrize(
     "bcoo, n_batch, n_sparse",
     [
-        (BCOO.fromdense(jnp.ones(SHAPE)), 0, 2),
         (BCOO.fromdense(jnp.ones(SHAPE), n_batch=1), 1, 1),
         (BCOO.fromdense(jnp.ones(SHAPE), n_dense=2), 0, 0),
     ],
 )
 def test_from_bcoo_sparse_otherwise(bcoo, n_batch, n_sparse):
-    message = rf"must have n_batch=0 and n_sparse=1.*got {n_batch=} and {n_sparse=}; BC"
+    message = (
+        rf"must have n_batch=0 and n_sparse at .*got {n_batch=} and {n_sparse=}; BC"
+    )
     with pytest.raises(ValueError, match=message):
         aj.RowSparse.from_bcoo(bcoo)
 
@@ -539,8 +543,8 @@ def test_values_of_no_row_are_zero_once_rows_were_found():
         assert np.all(np.asarray(found.values)[np.asarray(found.ids) == 4] == 0)
 
 
-def add_up(total, rows, ids, factor):
-    within = (ids < 4)[:, None]
+def add_up(total, rows, place, factor):
+    within = place.in_use[:, None]
     return total + factor * jnp.sum(jnp.where(within, rows, 0), axis=0)
 
 
@@ -738,3 +742,73 @@ def test_what_is_no_row_sparse_arithmetic_says_what_to_do(use):
 def test_the_collectives_of_parts_are_warned_of():
     """psum adds ids up, too."""
     assert "psum" in repr(aj.RowSparse) and ".to_dense()" in repr(aj.RowSparse)
+
+
+# Rows of several axes
+
+STACKED = (2, 3, 4)
+FORMS_OF_ROWS = [(2, [4, 1, 4, 6, -1]), (3, [0, 23, 5, 5, 24]), (1, [1, 0, 1, 2, -1])]
+
+
+def stacked_rows(axes, ids):
+    size = (len(ids), *STACKED[axes:])
+    values = np.random.default_rng(0).integers(-8, 9, size).astype(np.float32)
+    expected = np.zeros((*STACKED[:axes], *STACKED[axes:]), np.float32)
+    by_rows = expected.reshape(-1, *STACKED[axes:])
+    for i, value in zip(ids, values, strict=True):
+        if 0 <= i < len(by_rows):
+            by_rows[i] += value
+    return aj.RowSparse(np.array(ids), values, STACKED), expected
+
+
+@pytest.mark.parametrize("axes, ids", FORMS_OF_ROWS)
+@pytest.mark.parametrize("jit", [False, True])
+def test_rows_of_several_axes(axes, ids, jit):
+    rows, expected = stacked_rows(axes, ids)
+    num_rows = math.prod(STACKED[:axes])
+    assert (rows.row_axes, rows.num_rows, rows.shape) == (axes, num_rows, STACKED)
+
+    def run():
+        bcoo = (2 * rows).to_bcoo()
+        assert (bcoo.n_sparse, bcoo.n_batch, bcoo.shape) == (axes, 0, STACKED)
+        back = aj.RowSparse.from_bcoo(bcoo)
+        packed = row_sparse.Packed.of(rows).unpacked()
+        assert back.row_axes == packed.row_axes == axes
+        once, array = rows.coalesce(), jnp.ones(STACKED) + rows
+        sums = [x.to_dense() for x in (rows, packed, rows.then(twice), once)]
+        return sums, bcoo.todense(), back.to_dense(), array, once.ids
+
+    sums, *doubled, array, ids_once = (jax.jit(run) if jit else run)()
+    for found, factor in zip(sums, [1, 1, 2, 1], strict=True):
+        np.testing.assert_array_equal(found, factor * expected)
+    for found in doubled:
+        np.testing.assert_array_equal(found, 2 * expected)
+    np.testing.assert_array_equal(array, 1 + expected)
+    named = sorted({i for i in ids if 0 <= i < num_rows})
+    most = min(len(ids), num_rows)
+    assert list(ids_once) == named + [num_rows] * (most - len(named))
+
+
+def test_sums_of_rows_of_other_axes():
+    """Those of fewer axes are taken as all the rows that are in them."""
+    for one, other in itertools.permutations(FORMS_OF_ROWS, 2):
+        (one, dense), (other, more) = stacked_rows(*one), stacked_rows(*other)
+        total = one + other
+        assert total.row_axes == max(one.row_axes, other.row_axes)
+        np.testing.assert_array_equal(total.to_dense(), dense + more)
+    whole = aj.RowSparse([1, 2], jnp.zeros((2, 3, 4)), STACKED)
+    total = whole + aj.RowSparse([2], jnp.zeros((1, 4)), STACKED)
+    assert list(total.ids) == [3, 4, 5, 6, 6, 6, 2]  # 6 is no row
+
+
+def test_how_many_rows_of_several_axes_there_may_be():
+    values = jnp.ones((1, 2))
+    assert aj.RowSparse([0], values, (2**16, 2**15 - 1, 2)).num_rows < 2**31
+    with pytest.raises(ValueError, match="fewer than 2.*with 2 axes that name a row"):
+        aj.RowSparse([0], values, (2**16, 2**15, 2))
+
+
+def test_repr_tells_of_several_axes():
+    rows, _ = stacked_rows(2, [1])
+    text = "RowSparse(1 rows, row_axes=2, shape=(2, 3, 4), dtype=float32)"
+    assert repr(rows) == text

@@ -1,0 +1,376 @@
+"""Sum what was said of each row, and visit each distinct row once.
+
+Adagrad must square a row's whole gradient: entries of one row are summed first. How are
+the rows visited? On a CPU, in blocks that fit the cache, by a loop that ends with the
+last row in use: neither padding nor the table's size costs anything. Each loop takes
+the sums of its block anew, which is cheaper than to keep them: the memory for all would
+have to be cleared first. On accelerators, in one pass with a segmented sum, since a
+scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26371).
+
+No index is out of range, lest a checker of indices (``jax.experimental.checkify``) take
+ours for the user's: entries of no row have a place of their own after the last slot,
+and a slot that is not in use repeats one that is, with what that row gets.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.export import is_symbolic_dim
+
+from adagrad_jax._rows.distinct import Distinct, block_size, read
+from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
+
+Carry = TypeVar("Carry")
+
+
+class RowsOf(NamedTuple):
+    """An operand of which a function of rows gets the rows that it is called with.
+
+    Attributes:
+      tables: A tree of arrays that have the table's first axes, those that name a row.
+    """
+
+    tables: Any
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Marker:
+    """An operand that stands for something known only where rows are visited."""
+
+    name: str
+
+
+ROW_NUMBERS = _Marker("ROW_NUMBERS")
+"""An operand in whose place a function of rows gets the rows' numbers in the table.
+
+They are the numbers that random bits and counters may depend on: what indexes the
+arrays at hand is not the function's business.
+"""
+
+Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
+"""A hashable ``function(rows, *operands) -> rows``, and its operands.
+
+Rows are ``(k, ...)``, and one of them may be there more than once. Operands are whole
+but for those marked as :class:`RowsOf`, or the constant above.
+"""
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Changing:
+    """Stands, among the tables that a stage reads, for one that the fold changes.
+
+    A stage that reads the rows which it makes an update for would otherwise make XLA
+    copy the table, to have it as it was before. No row is visited twice, so these rows
+    still are as they were.
+    """
+
+    leaf: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """For each distinct row the sum of its entries.
+
+    Attributes:
+      entries: ``(n, ...)``.
+      distinct: What :func:`find_distinct` says of their ids.
+      row_axes: How many axes of a table, the first ones, name a row. Ids are row-major
+        over them.
+      dtype: What sums are rounded to, once, and before any stage; entries may be more
+        precise.
+    """
+
+    entries: jax.Array
+    distinct: Distinct
+    row_axes: int = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where some rows are.
+
+    Attributes:
+      ids: ``(k,)``, the row that each of them is, in range.
+      in_use: ``(k,)``, which of their slots are in use; the others repeat one of them.
+        If none is, ids and rows mean nothing.
+      first_slot: The first one's; they are consecutive.
+      row_axes: As in :class:`Sums`.
+      is_never_empty: Whether at least one slot is in use for sure.
+    """
+
+    ids: jax.Array
+    in_use: jax.Array
+    first_slot: Any
+    row_axes: int = dataclasses.field(metadata={"static": True})
+    is_never_empty: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def index(self, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+        """The ids in a table of this shape, as an index for each axis of rows."""
+        ids, index = self.ids, ()
+        for size in reversed(shape[1 : self.row_axes]):
+            size = jnp.asarray(size, ids.dtype)
+            ids, index = lax.div(ids, size), (lax.rem(ids, size), *index)
+        return ids, *index
+
+
+def fold(
+    step: Callable[..., Carry],
+    carry: Carry,
+    sums: Sums,
+    stages: tuple[Stage, ...] = (),
+    operands: tuple[Any, ...] = (),
+) -> Carry:
+    """Visits all distinct rows, some at a time.
+
+    Args:
+      step: A hashable ``(carry, rows, place, *operands) -> carry``, called with the
+        sums of some rows, as the stages made them, and their :class:`Place`.
+      carry: A tree of arrays; tables in it are updated in place if XLA can.
+      sums: Of the entries of each row.
+      stages: What to apply to the sums, in order.
+      operands: For ``step``, whole or marked as for a stage.
+    """
+    leaf_of = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(carry))}
+
+    def mark(operand: Any) -> Any:
+        if not isinstance(operand, RowsOf):
+            return operand
+        return jax.tree.map(
+            lambda x: _Changing(leaf_of[id(x)]) if id(x) in leaf_of else x, operand
+        )
+
+    functions = tuple(function for function, _ in stages)
+    stage_operands = tuple(tuple(map(mark, others)) for _, others in stages)
+    return _fold(step, functions, carry, sums, stage_operands, operands)
+
+
+def all_rows(sums: Sums, stages: tuple[Stage, ...] = ()) -> jax.Array:
+    """The row of every slot; anything for those whose ids are out of range."""
+    functions = tuple(function for function, _ in stages)
+    stage_operands = tuple(operands for _, operands in stages)
+    return _all_rows(functions, sums, stage_operands)
+
+
+def at_rows(place: Place, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands as a function of the rows there gets them."""
+
+    def resolved(operand: Any) -> Any:
+        if isinstance(operand, RowsOf):
+            return jax.tree.map(lambda table: take_rows(table, place), operand.tables)
+        return place.ids if isinstance(operand, _Marker) else operand
+
+    return tuple(map(resolved, operands))
+
+
+def result_of(
+    function: Callable[..., Any], rows: Any, row_axes: int, operands: tuple[Any, ...]
+) -> Any:
+    """The shapes and dtypes of what ``function(rows, *operands)`` gives."""
+
+    def call(rows: jax.Array, operands: tuple[Any, ...]) -> Any:
+        ids = jnp.zeros(rows.shape[:1], jnp.int32)
+        place = Place(ids, ids == 0, 0, row_axes)
+        return function(rows, *at_rows(place, operands))
+
+    # Without what their types tell of devices, which is not known of one row.
+    def plain(x: Any) -> jax.ShapeDtypeStruct:
+        aval = jax.typeof(x)
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+    return jax.eval_shape(call, rows, jax.tree.map(plain, operands))
+
+
+def take_rows(table: jax.Array, place: Place) -> jax.Array:
+    """Some of a table's rows."""
+    if 0 in table.shape[: place.row_axes]:
+        return jnp.zeros((place.ids.size, *table.shape[place.row_axes :]), table.dtype)
+    return read(table, place.index(table.shape))
+
+
+def set_rows(
+    table: jax.Array, place: Place, old: jax.Array, new: jax.Array
+) -> jax.Array:
+    """``table``, which has the rows ``old`` there, with ``new`` ones."""
+    rows = new.astype(table.dtype)
+    if not place.is_never_empty:
+        # The first slot is in use if any is.
+        rows = jnp.where(place.in_use[0], rows, old)
+    return table.at[place.index(table.shape)].set(
+        rows, mode="promise_in_bounds", wrap_negative_indices=False
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _fold(
+    step: Callable[..., Carry],
+    functions: tuple[Callable[..., jax.Array], ...],
+    carry: Carry,
+    sums: Sums,
+    stage_operands: tuple[tuple[Any, ...], ...],
+    operands: tuple[Any, ...],
+) -> Carry:
+    def visit(
+        carry: Carry, rows: jax.Array, place: Place, stage_operands: Any, operands: Any
+    ) -> Carry:
+        leaves = jax.tree.leaves(carry)
+        current = jax.tree.map(
+            lambda x: leaves[x.leaf] if isinstance(x, _Changing) else x,
+            stage_operands,
+            is_leaf=lambda x: isinstance(x, _Changing),
+        )
+        rows = _through(functions, current, rows.astype(sums.dtype), place)
+        return step(carry, rows, place, *at_rows(place, operands))
+
+    def in_blocks(carry: Carry, sums: Sums, *others: Any) -> Carry:
+        def block(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
+            start, carry = state
+            rows, place = _block(sums, start)
+            return start + rows.shape[0], visit(carry, rows, place, *others)
+
+        num_used = sums.distinct.num_used
+        start = jnp.zeros((), num_used.dtype)
+        return lax.while_loop(lambda s: s[0] < num_used, block, (start, carry))[1]
+
+    def in_one_pass(carry: Carry, sums: Sums, *others: Any) -> Carry:
+        return visit(carry, *_all_slots(sums), *others)
+
+    def run(*args: Any) -> Carry:
+        return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
+
+    entries = gathered(sums.entries)
+    args = dataclasses.replace(sums, entries=entries), stage_operands, operands
+    return with_automatic_axes(run, (varying_as(carry, *args), *args), like=carry)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _all_rows(
+    functions: tuple[Callable[..., jax.Array], ...],
+    sums: Sums,
+    stage_operands: tuple[tuple[Any, ...], ...],
+) -> jax.Array:
+    def run(sums: Sums, stage_operands: tuple[tuple[Any, ...], ...]) -> jax.Array:
+        rows, place = _all_slots(sums)
+        return _through(functions, stage_operands, rows.astype(sums.dtype), place)
+
+    entries = gathered(sums.entries)
+    args = dataclasses.replace(sums, entries=entries), stage_operands
+    return with_automatic_axes(run, args)
+
+
+def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
+    """The slots from ``start`` on, the first of which is in use."""
+    distinct, size = sums.distinct, block_size(sums.distinct.ids.size)
+    in_use = start + jnp.arange(size, dtype=jnp.int32) < distinct.num_used
+    ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
+    ids = jnp.where(in_use, ids, ids[0])
+    rows = _sum_block(sums.entries, distinct.slot - start, size)
+    # Or else XLA may add what a stage adds before the entries are summed, and choose
+    # among ids anew for each number of a row.
+    rows, ids, in_use = lax.optimization_barrier((rows, ids, in_use))
+    rows = jnp.where(jnp.expand_dims(in_use, range(1, rows.ndim)), rows, rows[:1])
+    return rows, Place(ids, in_use, start, sums.row_axes, is_never_empty=True)
+
+
+def _all_slots(sums: Sums) -> tuple[jax.Array, Place]:
+    """All of them at once."""
+    distinct = sums.distinct
+    num_slots = distinct.ids.size
+    position = jnp.arange(num_slots, dtype=jnp.int32)
+    # Not all the same: many writes to one place would wait for one another.
+    repeated = lax.rem(position, jnp.maximum(distinct.num_used, 1))
+    in_use = position < distinct.num_used
+    ids = jnp.where(in_use[0], read(distinct.ids, repeated), 0)
+    rows = lax.platform_dependent(
+        cpu=lambda: _sum_slots(sums.entries, distinct.slot, num_slots),
+        default=lambda: _sum_neighbours(sums.entries, distinct),
+    )
+    return read(rows, repeated), Place(ids, in_use, 0, sums.row_axes)
+
+
+def _through(
+    functions: tuple[Callable[..., jax.Array], ...],
+    stage_operands: tuple[tuple[Any, ...], ...],
+    rows: jax.Array,
+    place: Place,
+) -> jax.Array:
+    for function, operands in zip(functions, stage_operands, strict=True):
+        rows = function(rows, *at_rows(place, operands))
+    return rows
+
+
+def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
+    """Sums the entries of each slot, and drops those of slot ``num_slots``."""
+    dtype = _sum_dtype(entries.dtype)
+    sums = jnp.zeros((num_slots + 1, *entries.shape[1:]), dtype)
+    sums = sums.at[slot].add(
+        entries.astype(dtype), mode="promise_in_bounds", wrap_negative_indices=False
+    )
+    return sums[:num_slots]
+
+
+def _sum_block(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
+    """The same, but those of any other slot are dropped."""
+    dtype = _sum_dtype(entries.dtype)
+    sums = jnp.zeros((num_slots, *entries.shape[1:]), dtype)
+    return _add_at(sums, slot, entries.astype(dtype))
+
+
+@jax.custom_batching.custom_vmap
+def _add_at(sums: jax.Array, slot: jax.Array, entries: jax.Array) -> jax.Array:
+    """Drops what is elsewhere, where checkers of indices do not look into.
+
+    With a place for what is dropped each block would read all entries, not just its
+    own.
+    """
+    return sums.at[slot].add(entries, mode="drop", wrap_negative_indices=False)
+
+
+@_add_at.def_vmap
+def _add_each_at(
+    axis_size: int, batched: list[bool], *args: jax.Array
+) -> tuple[jax.Array, bool]:
+    del axis_size
+    in_axes = [0 if is_batched else None for is_batched in batched]
+    return jax.vmap(_add_at.fun, in_axes)(*args), True
+
+
+@jax.jit  # to be traced once for all that use it: a scan is long
+def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
+    """The same for all slots at once, without adding two entries to one place."""
+    num_slots, slot = distinct.ids.size, distinct.slot
+    ordered = read(entries, distinct.order)
+    if is_symbolic_dim(slot.size) or slot.size == 0:  # a scan needs to know how long
+        return _sum_slots(ordered, slot, num_slots)
+    ordered = ordered.astype(_sum_dtype(entries.dtype))
+    _, running = lax.associative_scan(_add_if_same_slot, (slot, ordered))
+    is_last = jnp.concatenate([slot[1:] != slot[:-1], jnp.ones_like(slot[:1], bool)])
+    position = jnp.arange(slot.size, dtype=jnp.int32)
+    place = jnp.where(is_last, slot, num_slots)
+    last = jnp.zeros(num_slots + 1, jnp.int32)
+    last = last.at[place].set(position, mode="promise_in_bounds")
+    return read(running, last[:num_slots])
+
+
+def _add_if_same_slot(
+    left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    left_slot, left_sum = left
+    slot, own_sum = right
+    # In lax: a scan calls this many times, and jax.numpy takes longer to trace.
+    same = lax.broadcast_in_dim(lax.eq(left_slot, slot), own_sum.shape, [0])
+    return slot, lax.select(same, lax.add(own_sum, left_sum), own_sum)
+
+
+def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """float32 for what has less precision, else ``dtype`` itself."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
