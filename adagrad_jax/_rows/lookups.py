@@ -20,13 +20,13 @@ from jax import lax
 from jax.extend import core
 
 from adagrad_jax._rows.functions import Function, Kinds, kinds
-from adagrad_jax._rows.meshes import (
+from adagrad_jax._rows.placement import (
     made_automatic,
     on_mesh_of,
     placed,
     placeholder,
     replicated,
-    varying,
+    varying_as,
 )
 from adagrad_jax._rows.reads import read
 from adagrad_jax._rows.views import (
@@ -70,11 +70,13 @@ class Read:
 
     def tap(self) -> jax.Array:
         """Zeros like the rows."""
-        return varying(jnp.zeros((*self.places, *self.row), self.aval.dtype), self.aval)
+        return varying_as(
+            jnp.zeros((*self.places, *self.row), self.aval.dtype), self.aval
+        )
 
     def no_ids(self, num_rows: int) -> jax.Array:
         """Ids of no rows."""
-        return varying(jnp.full(self.places, num_rows, jnp.int32), self.aval)
+        return varying_as(jnp.full(self.places, num_rows, jnp.int32), self.aval)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -387,7 +389,7 @@ class _Computing:
                 results = walk(jaxpr, consts, _merged(args, arrays), run, wanted)
                 mine = iter(run.ids)
                 ids = [
-                    varying(next(mine), read.aval)
+                    varying_as(next(mine), read.aval)
                     if other is uses[number]
                     else read.no_ids(sizes[read.table])
                     for other in uses

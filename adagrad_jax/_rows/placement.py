@@ -5,11 +5,15 @@ must know how its result is; inside ``jax.shard_map`` a type says over which axe
 array varies, and a loop's carry must begin as it will end.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
+from jax.core import AbstractValue
+from jax.extend import core
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
@@ -69,5 +73,54 @@ def gathered(x: jax.Array) -> jax.Array:
     return jax.reshard(x, PartitionSpec(None, *sharding.spec[1:]))
 
 
+def on_mesh_of(aval: Any) -> contextlib.AbstractContextManager[Any]:
+    """Where arrays of this type may be used: in and out of ``auto_axes``."""
+    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
+    if mesh is None or mesh.empty or mesh == jax.sharding.get_abstract_mesh():
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+def placeholder(aval: Any) -> Any:
+    """Zeros of a type; what is an array already is left as it is."""
+    if not isinstance(aval, AbstractValue):
+        return aval
+    zeros: Any = jnp.zeros(aval.shape, aval.dtype)  # pyright: ignore
+    return placed(varying_as(zeros, aval), aval)
+
+
+def placed(x: jax.Array, aval: Any) -> jax.Array:
+    """``x``, lying as its type says that ``aval`` does."""
+    sharding = aval.sharding
+    if sharding.mesh.empty or jax.typeof(x).sharding == sharding:
+        return x
+    return jax.reshard(x, sharding)
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """``x``, whole on every device, and on the mesh of where we are."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh == mesh and not any(sharding.spec):
+        return x
+    return jax.reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)))
+
+
+def becomes_automatic(reshard: core.JaxprEqn) -> bool:
+    """Whether it only takes an array out of what types say, as ``auto_axes`` does."""
+    mesh = reshard.params["dst_sharding"].mesh
+    return AxisType.Explicit not in mesh.axis_types
+
+
+def made_automatic(reshard: core.JaxprEqn, x: Any) -> Any:
+    """What that equation makes of another array."""
+    if not isinstance(x, jax.Array):
+        return x
+    mesh = reshard.params["dst_sharding"].mesh
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * x.ndim))
+    return reshard.primitive.bind(x, **reshard.params | {"dst_sharding": sharding})
+
+
 def _varying_axes(x: Any) -> set[str]:
-    return set(jax.typeof(x).mat.varying)
+    aval: Any = x if isinstance(x, AbstractValue) else jax.typeof(x)
+    return set(aval.mat.varying)  # mat: manual axis type

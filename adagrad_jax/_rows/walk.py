@@ -16,7 +16,7 @@ from jax.extend import core
 
 import adagrad_jax._rows.pieces  # pyright: ignore # noqa: F401 registers its views
 from adagrad_jax._rows.functions import Function, Kinds, function_in, scan_counts
-from adagrad_jax._rows.meshes import becomes_automatic
+from adagrad_jax._rows.placement import becomes_automatic
 from adagrad_jax._rows.reads import READS, waits
 from adagrad_jax._rows.views import (
     NotRows,
