@@ -47,7 +47,16 @@ class Term:
             if rank not in form.ranks:
                 return False
             rank = form.ranks[rank]
-        return True
+        return not self._closes_a_rule_over_parameters()
+
+    def _closes_a_rule_over_parameters(self) -> bool:
+        """Which JAX does not support, nor always refuse."""
+        names = self.around
+        for rule in {"custom_jvp", "custom_vjp"} & {*names}:
+            inner = names[names.index(rule) :]
+            if "scan" in inner or any("scale" in n or "other(" in n for n in inner):
+                return True
+        return False
 
     def tables(self) -> set[str]:
         uses_other = any("other(" in name for name in self.around)
