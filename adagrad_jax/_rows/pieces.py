@@ -50,10 +50,10 @@ def _take_padded(view: View, places: Places, reader: Reader) -> jax.Array:
     x, value = view.args
     padding, here, hit = view.params["padding_config"], places, jnp.ones(places.n, bool)
     for axis, (low, _, between) in enumerate(padding):
-        index = places.indices[axis]
+        index, step = places.indices[axis], 1 + int(between)
         if index is None or padding[axis] == (0, 0, 0):
             continue
-        place, off = (index - low) // (between + 1), (index - low) % (between + 1)
+        place, off = (index - int(low)) // step, (index - int(low)) % step
         hit &= (place >= 0) & (place < x.shape[axis]) & (off == 0)
         here = _inside(here, axis, place, x.shape[axis])
     rows = take(x, here.where(hit), reader)
@@ -118,7 +118,7 @@ def _take_around(
     x, update = view.args[0], view.args[2 if view.name == "scatter" else 1]
     partial = [axis for axis in range(x.ndim) if sizes[axis] != x.shape[axis]]
     unnamed = [axis for axis in partial if places.all_of(axis)]
-    rows_apart = [axis for axis in unnamed if not in_row(x.shape, axis)]
+    rows_apart = [axis for axis in unnamed if not in_row(x, axis)]
     if rows_apart:
         return enumerated(view, places, rows_apart, reader)
     hits, there = jnp.broadcast_to(hit, (places.n,)), places

@@ -17,10 +17,12 @@ from jax import lax
 from adagrad_jax._rows.views import (
     Places,
     Reader,
+    Table,
     View,
     as_column,
     cast,
     enumerated,
+    equation_of,
     in_row,
     take,
     take_array,
@@ -55,6 +57,11 @@ def _clip(index: Any, last: int) -> jax.Array:
     # A narrow dtype may not be able to hold the last index.
     last = max(0, min(last, jnp.iinfo(index.dtype).max))
     return jnp.clip(index, 0, last).astype(jnp.int32)
+
+
+def _within(index: jax.Array, last: int) -> jax.Array:
+    """Whether it is from 0 to ``last``."""
+    return (index >= 0) & (index <= min(last, jnp.iinfo(index.dtype).max))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +123,10 @@ def _cut(rows: jax.Array, window: _Window, axis: int) -> jax.Array:
     )
 
 
-def _one_by_one(axes: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> list[int]:
+def _one_by_one(axes: Sequence[tuple[int, int]], x: Any) -> list[int]:
     """Those of (axis, size of a window) along which rows are to be had one by one."""
     return [
-        axis for axis, size in axes if size != shape[axis] and not in_row(shape, axis)
+        axis for axis, size in axes if size != x.shape[axis] and not in_row(x, axis)
     ]
 
 
@@ -140,7 +147,7 @@ def _take_slice(view: View, places: Places, reader: Reader) -> jax.Array:
 
 
 def _sliced(view: View) -> list[int]:
-    return _one_by_one(list(enumerate(view.shape)), view.args[0].shape)
+    return _one_by_one(list(enumerate(view.shape)), view.args[0])
 
 
 @takes("dynamic_slice")
@@ -172,13 +179,46 @@ def _take_gather(view: View, places: Places, reader: Reader) -> jax.Array:
     if places.n == 1 and axes == batch:
         # All windows in their order: no need to look indices up.
         starts = indices.reshape(-1, indices.shape[-1])
-        in_order = functools.partial(_take_gathered, batch=batch, starts=starts)
+        gathered = _look_up if _is_lookup(view) else _take_gathered
+        in_order = functools.partial(gathered, batch=batch, starts=starts)
         return enumerated(view, places, batch, reader, in_order)
     axes += [axis for axis in _gathered(view) if places.all_of(axis)]
     if axes:
         return enumerated(view, places, axes, reader)
     at = places.at([*(places.indices[axis] for axis in batch), None])
     return _take_gathered(view, places, reader, batch, take_array(indices, at))
+
+
+def _is_lookup(view: View) -> bool:
+    """Whether it is of whole rows along a table's first axis, as ``table[ids]``."""
+    x, sizes = view.args[0], view.params["slice_sizes"]
+    numbers = view.params["dimension_numbers"]
+    return (
+        isinstance(x, Table)
+        and x.number is not None
+        and x.row_axes in (None, 1)
+        and numbers.start_index_map == (0,)
+        and numbers.collapsed_slice_dims == (0,)
+        and tuple(sizes[1:]) == x.shape[1:]
+        and view.eqn is not None
+    )
+
+
+def _look_up(
+    view: View, places: Places, reader: Reader, batch: list[int], starts: jax.Array
+) -> jax.Array:
+    """By the equation as it is: it may be looked at for indices out of range."""
+    del batch
+    table, indices = view.args
+    last = table.shape[0] - 1
+    ids = _clip(starts[:, 0], last)
+    if view.params["mode"] != lax.GatherScatterMode.CLIP:
+        ids = jnp.where(_within(starts[:, 0], last), ids, table.shape[0])
+    rows = equation_of(view).primitive.bind(table.value, indices, **view.params)
+    rest = view.params["dimension_numbers"].offset_dims
+    rows = jnp.moveaxis(rows, rest, range(rows.ndim - len(rest), rows.ndim))
+    rows = rows.reshape(places.n, *table.shape[1:])
+    return reader(table, rows, ids, dataclasses.replace(places, fixed=False))
 
 
 def _take_gathered(
@@ -194,7 +234,7 @@ def _take_gathered(
     start_of, of_view = dict[int, Any](), dict(_offsets(view))
     for axis, start in zip(numbers.start_index_map, starts.T, strict=True):
         last = shape[axis] - sizes[axis]
-        within &= (start >= 0) & (start <= min(last, jnp.iinfo(start.dtype).max))
+        within &= _within(start, last)
         start_of[axis] = _clip(start, last)
     for axis, of_batch in zip(
         numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
@@ -210,10 +250,13 @@ def _take_gathered(
     if mode != lax.GatherScatterMode.CLIP:
         places = places.where(within)
     rows = _take_windows(view, windows, places, reader, fixed=False)
-    if mode != lax.GatherScatterMode.FILL_OR_DROP:
+    if mode == lax.GatherScatterMode.CLIP:
         return rows
-    fill = jnp.full_like(rows, _fill_value(view, places))
-    return lax.select(as_column(within, rows), rows, fill)
+    # What is promised to be within, but is not, has a value, and no derivative.
+    instead = lax.stop_gradient(rows)
+    if mode == lax.GatherScatterMode.FILL_OR_DROP:
+        instead = jnp.full_like(rows, _fill_value(view, places))
+    return lax.select(as_column(within, rows), rows, instead)
 
 
 def _offsets(view: View) -> list[tuple[int, int]]:
@@ -227,9 +270,7 @@ def _offsets(view: View) -> list[tuple[int, int]]:
 def _gathered(view: View) -> list[int]:
     """Of a gather: the result's axes along which a window is of several rows."""
     sizes, of_view = view.params["slice_sizes"], dict(_offsets(view))
-    axes = _one_by_one(
-        [(a, sizes[a]) for a in of_view if sizes[a] != 1], view.args[0].shape
-    )
+    axes = _one_by_one([(a, sizes[a]) for a in of_view if sizes[a] != 1], view.args[0])
     return [of_view[axis] for axis in axes]
 
 

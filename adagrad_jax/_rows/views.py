@@ -262,7 +262,7 @@ def _take_rows(table: Table, places: Places, reader: Reader) -> jax.Array:
     if num_rows > np.iinfo(np.int32).max:
         raise NotRows("rows of which there are 2**31 or more")
     free = [axis for axis in range(k) if places.all_of(axis)]
-    if free and places.fixed:
+    if free and places.fixed and k == table.ndim:
         raise NotRows("some columns of all of its rows")
     if free:
         table = dataclasses.replace(table, row_axes=k)
@@ -285,12 +285,19 @@ def _take_rows(table: Table, places: Places, reader: Reader) -> jax.Array:
 def _row_axes(shape: tuple[int, ...], named: Sequence[int]) -> int:
     """How many leading axes name a row, where indices are along the ``named`` ones."""
     k = max(named, default=-1) + 1
-    return k - 1 if k == len(shape) and len(named) > 1 and in_row(shape, k - 1) else k
+    inside = k == len(shape) > 1 and shape[-1] <= LONGEST_ROW
+    return k - 1 if inside and len(named) > 1 else k
 
 
-def in_row(shape: tuple[int, ...], axis: int) -> bool:
+def in_row(x: Any, axis: int) -> bool:
     """Whether an axis lies within rows, however it is indexed."""
-    return 0 < axis == len(shape) - 1 and shape[axis] <= LONGEST_ROW
+    if not 0 < axis == x.ndim - 1 or x.shape[axis] > LONGEST_ROW:
+        return False
+    while isinstance(x, View):
+        if x.name == "transpose" and x.params["permutation"][-1] != x.ndim - 1:
+            return False
+        x = next((arg for arg in x.args if any(tables_in(arg))), None)
+    return True
 
 
 def take_array(x: jax.Array, places: Places) -> jax.Array:

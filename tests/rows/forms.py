@@ -148,7 +148,11 @@ VIEWS = [
     view("p[k.layer]", {3: 2}),
     view("p[:, 1]", {3: 2}),
     view("p.reshape(-1, p.shape[-1])", {3: 2}),
-    view("p.reshape(1, *p.shape)", {1: 2, 2: 3}),
+    view(
+        "p.reshape(1, *p.shape)",
+        {1: 2, 2: 3},
+        Either("of what has a single row, each lookup reads all"),
+    ),
     view("p[:, None]", {1: 2, 2: 3}),
     view("p[:, ::-1]", TABLE, Either("its rows would have to be turned around")),
     view("p.reshape(-1)", {2: 1}, Either("rows are taken apart")),

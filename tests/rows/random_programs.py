@@ -173,6 +173,8 @@ class Program:
 def _in_a_layer(term: Term) -> bool:
     rank = 3
     for form in term.forms()[:-1]:
+        if form.name == "vmap_of_middle_axes":
+            return False  # ids are of the first axis, whole layers
         if form.ranks[rank] == 2 or 1 not in form.ranks and form.ranks[rank] == 0:
             return True
         if form.ranks[rank] != 3:
