@@ -359,6 +359,10 @@ def _take_selected(view: View, places: Places, reader: Reader) -> jax.Array:
     which, *cases = view.args
     if not which.ndim:
         return lax.select_n(which, *(take(case, places, reader) for case in cases))
+    named = [a for a, index in enumerate(places.indices) if index is not None]
+    before = [a for a in range(max(named, default=0)) if places.all_of(a)]
+    if before and not _is_same_along_rows(which, places):
+        return enumerated(view, places, before, reader)
     chosen = take(which, dataclasses.replace(places, dtypes=()), reader)
     rows = []
     for number, case in enumerate(cases):

@@ -140,17 +140,25 @@ class Program:
             for form in term.forms()
         ]
         dense = any(isinstance(give, Dense) for give in gives)
-        if any(isinstance(give, Either) for give in gives):
+        terms = [term for term in self.terms if table in term.tables()]
+        if any(isinstance(give, Either) for give in gives) or any(
+            # A number in each row of a table that lies the other way round.
+            "p.T" in term.around and "ids" not in term.read
+            for term in terms
+        ):
             return None
         if not dense:
             return ROWS
         # Without a derivative it does not count what is done; nor before the other.
         stopped = any("stop_gradient(p)" in str(term.around) for term in self.terms)
-        return None if stopped or table == OTHER else "dense"
+        # Nor where nothing is looked up; and of layers one may be needed as a whole.
+        nothing = any(np.size(term.ids) == 0 for term in terms)
+        layers = len(self.tables[table][0]) == 3
+        return None if stopped or nothing or layers or table == OTHER else "dense"
 
     def row_axes(self, table: str) -> int:
         """How many axes at least must name a row: both, if it is read in a layer."""
-        if len(self.tables[table][0]) < 3:
+        if len(self.tables[table][0]) < 3 or self.expected(table) != ROWS:
             return 1
         return 1 + all(map(_in_a_layer, (t for t in self.terms if t.table == table)))
 
