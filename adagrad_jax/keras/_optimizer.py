@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adagrad_jax._around_update import Keras3Options
+from adagrad_jax._around_update import Keras3Options, chain
 from adagrad_jax._checks import check_hyperparameter
 from adagrad_jax.keras import _saving
 from adagrad_jax.keras._built import Built, base_names, initial_value
@@ -88,6 +88,8 @@ class Optimizer:
     # Whether clipping happens where gradients are computed, as in TensorFlow 2.0, and
     # not where they are applied, as in Keras 3.
     _clips_when_computing: ClassVar[bool] = False
+    # What puts the transformation and the learning rate together.
+    _chain = staticmethod(chain)
 
     def __init__(
         self,
@@ -586,7 +588,9 @@ class Optimizer:
                 options, clipnorm=None, clipvalue=None, global_clipnorm=None
             )
         by_rate = optax.identity() if self._learning_rate is None else scale_by_rate()
-        return options.around(self._transformation, by_rate, self._decays)
+        return options.around(
+            self._transformation, by_rate, self._decays, chain=self._chain
+        )
 
     def _decays(self, keys: Iterable[str]) -> Slots:
         """For each variable whether its weights decay."""
