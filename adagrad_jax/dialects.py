@@ -18,14 +18,14 @@ function   update                          acc. at  rate    also
                                                             max_norm
 =========  ==============================  =======  ======  ============================
 
-with a = a + g^2 before each update (a_row: the mean of g^2 over the row). In float16 and
-bfloat16 they round what their peers round, when they do (docs/numerics.md). All but
-`fbgemm` keep accumulators in the parameter's own precision, as the peers do, also where
-squares overflow, as in float16 at 256; :func:`adagrad_jax.adagrad` does neither.
+with a = a + g^2 before each update (a_row: the mean of g^2 over the row). In 16 bits
+they round what their peers round, and when (docs/numerics.md). All but `fbgemm` keep
+accumulators in the parameter's own precision, as the peers do, also where squares
+overflow, as in float16 at 256; :func:`adagrad_jax.adagrad` does neither.
 
 Where a peer divides by 0 and gets NaN or infinity (epsilon 0, no gradient yet) the
-update here is 0. Arguments without a meaning for the numbers (``name``, ``foreach``, ``use_locking``)
-are left out.
+update here is 0. Arguments without a meaning for the numbers (``name``, ``foreach``,
+``use_locking``) are left out.
 """
 
 import functools
@@ -420,9 +420,8 @@ def fbgemm(
     rows are summed first. Weight decay is of the rows in a row-sparse gradient only:
     "L2" adds :math:`\text{weight\_decay} \cdot \theta` to :math:`g`, "DECOUPLE"
     multiplies :math:`\theta` by :math:`1 - \eta_t \cdot \text{weight\_decay}`.
-    Accumulators of 16-bit tables are float32. (FBGEMM
-    1.8 ignores both on a CPU for tables that serve one feature, and ``max_norm`` on any
-    CPU.)
+    Accumulators of 16-bit tables are float32. (FBGEMM 1.8 ignores both on a CPU for
+    tables that serve one feature, and ``max_norm`` on any CPU.)
 
     Args:
       learning_rate: :math:`\eta_t`: a number, an array of shape (), or a schedule.
