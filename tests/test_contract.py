@@ -124,8 +124,8 @@ CASES = [
     Case("optax", dialects.optax, {"learning_rate": 0.1}, **OWN),
     Case("torch", dialects.torch, {}, **OWN, **REAL),
     Case("torch-everything", dialects.torch, TORCH, **OWN, **PARAMS, **REAL),
-    Case("fbgemm", dialects.fbgemm, {}, **OWN),
-    Case("fbgemm-decay", dialects.fbgemm, FBGEMM, **OWN, **PARAMS, to_params=True),
+    Case("fbgemm", dialects.fbgemm, {}),
+    Case("fbgemm-decay", dialects.fbgemm, FBGEMM, **PARAMS, to_params=True),
     Case("tf1", dialects.tf1, {"learning_rate": 0.1}, **OWN),
 ]
 WITH_STATE = [case for case in CASES if not case.stateless]

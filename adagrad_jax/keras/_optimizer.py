@@ -120,6 +120,7 @@ class Optimizer:
         self._iterations: Variable | None = None
         self._built = Built()
         self._steps: dict[tuple[int, ...], Step] = {}
+        self._known_losses: set[Any] = set()
         self._lock = threading.RLock()
 
     # --- Hyperparameters --------------------------------------------------------------
@@ -345,8 +346,7 @@ class Optimizer:
         # No other optimizer may change the variables between gradient and step.
         with self._lock, arrays_lock:
             variables = listed(var_list, loss)
-            gradients = gradients_by(variables, loss, grad_loss, self.scale_loss)
-            gradients = self._clip(gradients)
+            gradients = self._clip(self._gradients(variables, loss, grad_loss))
             return self.apply_gradients(zip(gradients, variables, strict=True))
 
     def get_gradients(self, loss: Callable[[], ArrayLike], params: Any) -> list[Any]:
@@ -366,7 +366,7 @@ class Optimizer:
             )
         with self._lock:
             params = listed(params, loss)
-            gradients = self._clip(gradients_by(params, loss, None, self.scale_loss))
+            gradients = self._clip(self._gradients(params, loss, None))
         check_none_missing(gradients, params)
         return gradients
 
@@ -603,6 +603,12 @@ class Optimizer:
         if self._options.weight_decay is None:
             return set()
         return {key for key, decays in self._decays(keys).items() if decays}
+
+    def _gradients(
+        self, variables: Any, loss: Callable[[], ArrayLike], weights: ArrayLike | None
+    ) -> list[Any]:
+        known = self._known_losses
+        return gradients_by(variables, loss, weights, self.scale_loss, known)
 
     def _clip(self, gradients: list[Any]) -> list[Any]:
         return gradients
