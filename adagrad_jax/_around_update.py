@@ -57,8 +57,8 @@ class Keras3Options:
                 global_clipnorm=self.global_clipnorm,
             )
         )
-        _check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
-        _check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
+        check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
+        check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
         check_hyperparameters(ema_momentum=self.ema_momentum)
         if isinstance(self.ema_momentum, int | float) and self.ema_momentum > 1:
             raise ValueError(
@@ -123,7 +123,8 @@ def is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:
     return value is not None and not (isinstance(value, int | float) and value == 0)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raises ValueError unless ``value`` is None or an integer that is large enough."""
     if value is not None and not (isinstance(value, int) and value >= least):
         raise ValueError(
             f"`{name}` must be an integer >= {least} or None, got {value!r}"

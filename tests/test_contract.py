@@ -113,6 +113,7 @@ CASES = [
     Case("lazy-decay", aj.lazy_weight_decay, DECAYING, **PARAMS, keeps_sums=False),
     Case("decay", aj.add_decayed_weights, DECAY, **NO_STATE, **PARAMS),
     Case("decay-masked", aj.add_decayed_weights, MASKED, **NO_STATE, **PARAMS),
+    Case("if-finite", aj.apply_if_finite, {"inner": aj.adagrad(0.1)}),
     Case("keras", dialects.keras, {}, **OWN),
     Case("keras-everything", dialects.keras, KERAS, **OWN, **REAL),
     Case("keras3", K3, {}, **OWN),
