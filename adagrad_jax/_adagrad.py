@@ -102,18 +102,6 @@ def scale_by_adagrad(
     check_accumulator(accumulator)
     divide = DivideByRoot(*((epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)))
 
-    def update_leaf(
-        gradient: Any, kept: Any, factor_in: FactorIn | None
-    ) -> tuple[Any, Any]:
-        normalize = divide
-        rows = isinstance(gradient, RowSparse)
-        dtype = gradient.dtype if rows else jnp.result_type(gradient)
-        if factor_in is not None and is_narrow(dtype):
-            normalize = divide._replace(factor=factor_in(dtype))
-        if isinstance(gradient, RowSparse) and isinstance(accumulator, TakesRows):
-            return accumulator.update_rows(gradient, kept, normalize)
-        return accumulator.update(jnp.asarray(gradient), kept, normalize)
-
     def init_fn(params: optax.Params) -> ScaleByAdagradState:
         check_leaves(params, "parameter")
         return ScaleByAdagradState(
@@ -139,11 +127,27 @@ def scale_by_adagrad(
             check_row_sparse(updates, f"{accumulator!r} takes whole gradients only")
         check_fits_state(updates, state.accumulator, accumulator.init)
         check_alike(updates, params)
-        update = functools.partial(update_leaf, factor_in=factor_in)
+        update = functools.partial(_update_leaf, accumulator, divide, factor_in)
         new, kept = map_unzip(update, 2, updates, state.accumulator)
         return new, ScaleByAdagradState(kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _update_leaf(
+    accumulator: Accumulator,
+    normalize: DivideByRoot,
+    factor_in: FactorIn | None,
+    gradient: Any,
+    kept: Any,
+) -> tuple[Any, Any]:
+    rows = isinstance(gradient, RowSparse)
+    dtype = gradient.dtype if rows else jnp.result_type(gradient)
+    if factor_in is not None and is_narrow(dtype):
+        normalize = normalize._replace(factor=factor_in(dtype))
+    if isinstance(gradient, RowSparse) and isinstance(accumulator, TakesRows):
+        return accumulator.update_rows(gradient, kept, normalize)
+    return accumulator.update(jnp.asarray(gradient), kept, normalize)
 
 
 def adagrad(

@@ -1,6 +1,5 @@
 """Steps whose gradients are not finite: to see them, and to leave them out."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -140,8 +139,10 @@ def _unpacked(tree: Any) -> Any:
 
 
 def _nothing(update: Any) -> Any:
-    """Zeros, or no rows."""
-    zeros = jax.tree.map(jnp.zeros_like, update)
-    if not _is_packed(update):
-        return zeros
-    return dataclasses.replace(zeros, ids=zeros.ids + update.shape[0])
+    """Zeros, or no rows: the ids are the integers in a Packed."""
+
+    def fill(x: Any) -> jax.Array:
+        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+        return jnp.full_like(x, 0 if inexact else update.shape[0])
+
+    return jax.tree.map(fill, update)
