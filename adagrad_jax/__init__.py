@@ -23,6 +23,8 @@ from adagrad_jax._clipping import clip_by_value as clip_by_value
 from adagrad_jax._clipping import global_norm as global_norm
 from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
+from adagrad_jax._finite import all_finite as all_finite
+from adagrad_jax._finite import apply_if_finite as apply_if_finite
 from adagrad_jax._ftrl import FtrlState as FtrlState
 from adagrad_jax._ftrl import ftrl as ftrl
 from adagrad_jax._lazy_decay import LazyWeightDecayState as LazyWeightDecayState
@@ -60,6 +62,8 @@ __all__ = [
     "adagrad",
     "adagrad_da",
     "add_decayed_weights",
+    "all_finite",
+    "apply_if_finite",
     "apply_updates",
     "cap_row_norms",
     "catch_up_weight_decay",

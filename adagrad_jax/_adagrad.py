@@ -1,5 +1,6 @@
 """Adagrad: divide each gradient by the root of the sum of its squares so far."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -21,7 +22,9 @@ from adagrad_jax._checks import (
     check_row_sparse,
     map_leaves,
 )
+from adagrad_jax._precision import is_narrow
 from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves
+from adagrad_jax._sixteen_bits import FactorIn
 from adagrad_jax._trees import map_unzip
 
 
@@ -97,12 +100,7 @@ def scale_by_adagrad(
         initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
     )
     check_accumulator(accumulator)
-    normalize = DivideByRoot(*((epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)))
-
-    def update_leaf(gradient: Any, kept: Any) -> tuple[Any, Any]:
-        if isinstance(gradient, RowSparse) and isinstance(accumulator, TakesRows):
-            return accumulator.update_rows(gradient, kept, normalize)
-        return accumulator.update(jnp.asarray(gradient), kept, normalize)
+    divide = DivideByRoot(*((epsilon, 0.0) if epsilon_in_sqrt else (0.0, epsilon)))
 
     def init_fn(params: optax.Params) -> ScaleByAdagradState:
         check_leaves(params, "parameter")
@@ -118,6 +116,8 @@ def scale_by_adagrad(
         updates: optax.Updates,
         state: Any,
         params: optax.Params | None = None,
+        *,
+        factor_in: FactorIn | None = None,  # see _sixteen_bits.py
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAdagradState]:
         del extra_args
@@ -127,10 +127,27 @@ def scale_by_adagrad(
             check_row_sparse(updates, f"{accumulator!r} takes whole gradients only")
         check_fits_state(updates, state.accumulator, accumulator.init)
         check_alike(updates, params)
-        new, kept = map_unzip(update_leaf, 2, updates, state.accumulator)
+        update = functools.partial(_update_leaf, accumulator, divide, factor_in)
+        new, kept = map_unzip(update, 2, updates, state.accumulator)
         return new, ScaleByAdagradState(kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _update_leaf(
+    accumulator: Accumulator,
+    normalize: DivideByRoot,
+    factor_in: FactorIn | None,
+    gradient: Any,
+    kept: Any,
+) -> tuple[Any, Any]:
+    rows = isinstance(gradient, RowSparse)
+    dtype = gradient.dtype if rows else jnp.result_type(gradient)
+    if factor_in is not None and is_narrow(dtype):
+        normalize = normalize._replace(factor=factor_in(dtype))
+    if isinstance(gradient, RowSparse) and isinstance(accumulator, TakesRows):
+        return accumulator.update_rows(gradient, kept, normalize)
+    return accumulator.update(jnp.asarray(gradient), kept, normalize)
 
 
 def adagrad(

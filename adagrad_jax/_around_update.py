@@ -1,6 +1,7 @@
 """What a Keras 3 optimizer does around its update: accumulate before, average after."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
 import chex
@@ -22,6 +23,12 @@ from adagrad_jax._checks import (
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights
 from adagrad_jax._rows.row_sparse import from_bcoo_leaves
+
+
+def chain(
+    before: list[Any], rated: list[Any], by_rate: Any
+) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(*before, *rated, by_rate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +57,8 @@ class Keras3Options:
                 global_clipnorm=self.global_clipnorm,
             )
         )
-        _check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
-        _check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
+        check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
+        check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
         check_hyperparameters(ema_momentum=self.ema_momentum)
         if isinstance(self.ema_momentum, int | float) and self.ema_momentum > 1:
             raise ValueError(
@@ -73,6 +80,8 @@ class Keras3Options:
         scale: optax.GradientTransformation,
         by_rate: optax.GradientTransformation,
         decay_mask: Any = None,
+        *,
+        chain: Callable[..., optax.GradientTransformation] = chain,
     ) -> optax.GradientTransformationExtraArgs:
         """All of Keras 3's step, in its order.
 
@@ -80,6 +89,8 @@ class Keras3Options:
           scale: What makes the optimizer what it is, without a learning rate.
           by_rate: The learning rate. It comes after weight decay, which is decoupled.
           decay_mask: Which parameters decay; see ``add_decayed_weights``.
+          chain: What puts clips, ``scale`` with the decay, and ``by_rate`` together:
+            ``chain_with_rate`` if ``scale`` is ``scale_by_adagrad``.
         """
         clips = {
             clip_by_norm: self.clipnorm,
@@ -88,12 +99,9 @@ class Keras3Options:
         }
         decay = self.weight_decay
         calls = self.gradient_accumulation_steps or 1
-        step = optax.chain(
-            *(clip(bound) for clip, bound in clips.items() if is_set(bound)),
-            scale,
-            *([decay_whole_params(decay, decay_mask)] if decay is not None else []),
-            by_rate,
-        )
+        decays = [] if decay is None else [decay_whole_params(decay, decay_mask)]
+        clips = [clip(bound) for clip, bound in clips.items() if is_set(bound)]
+        step = chain(clips, [scale, *decays], by_rate)
         if calls > 1:
             step = accumulate_gradients(step, calls)
         factor, frequency = self.loss_scale_factor, self.ema_overwrite_frequency
@@ -115,7 +123,8 @@ def is_set(value: ArrayLike | None) -> TypeGuard[ArrayLike]:
     return value is not None and not (isinstance(value, int | float) and value == 0)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raises ValueError unless ``value`` is None or an integer that is large enough."""
     if value is not None and not (isinstance(value, int) and value >= least):
         raise ValueError(
             f"`{name}` must be an integer >= {least} or None, got {value!r}"

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._checks import (
     check_fits_params,
@@ -14,8 +15,10 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
+from adagrad_jax._precision import at_least_float32, is_narrow
 from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import map_rows, rows_of
+from adagrad_jax._sixteen_bits import FactorIn
 
 
 def add_decayed_weights(
@@ -65,26 +68,47 @@ def add_decayed_weights(
     """
     check_hyperparameters(weight_decay=weight_decay)
 
-    def decay(update: Any, param: Any) -> Any:
-        return map_rows(update, _add_decayed, rows_of(param), weight_decay)
-
-    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        factor_in: FactorIn | None = None,  # see _sixteen_bits.py
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del extra_args
         updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        return jax.tree.map(decay, updates, params)
 
-    transformation = optax.stateless(update_fn)
+        def decay(update: Any, param: Any) -> Any:
+            factor = None
+            if factor_in is not None and is_narrow(update.dtype):
+                factor = factor_in(update.dtype)
+            return map_rows(update, _add_decayed, rows_of(param), weight_decay, factor)
+
+        return jax.tree.map(decay, updates, params), state
+
+    init_fn = optax.identity().init
+    transformation = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     if mask is not None:
-        transformation = optax.masked(transformation, mask)
-    return optax.with_extra_args_support(transformation)
+        return optax.with_extra_args_support(optax.masked(transformation, mask))
+    return transformation
 
 
 def _add_decayed(
-    update: jax.Array, param: jax.Array, weight_decay: ArrayLike
+    update: jax.Array,
+    param: jax.Array,
+    weight_decay: ArrayLike,
+    factor: jax.Array | None,
 ) -> jax.Array:
-    rate = jnp.asarray(weight_decay, update.dtype)
-    return update + rate * param.astype(update.dtype)
+    """The update, and what decays: times ``factor``, in its dtype, if there is one."""
+    if factor is None:
+        rate = jnp.asarray(weight_decay, update.dtype)
+        return update + rate * param.astype(update.dtype)
+    rate = jnp.asarray(weight_decay, factor.dtype)
+    decayed = rate * param.astype(factor.dtype) * factor
+    return (update.astype(factor.dtype) + decayed).astype(update.dtype)
 
 
 def inverse_time_decay(
@@ -126,3 +150,63 @@ def inverse_time_decay(
         return jnp.asarray(rate, dtype) / (1 + elapsed)
 
     return schedule
+
+
+def decayed_rate(
+    rate: ArrayLike, decay: ArrayLike, count: ArrayLike, dtype: DTypeLike
+) -> jax.Array:
+    """``rate / (1 + decay * count)`` in a dtype, computed there as TensorFlow does.
+
+    In 16 bits each operation is rounded. Only the count is not: from 2,049 on float16
+    has no longer all of them, and TensorFlow's rate is 0 when it is infinite there.
+    """
+    if not is_narrow(dtype):
+        wide = at_least_float32(dtype)
+        divisor = 1 + jnp.asarray(decay, wide) * jnp.asarray(count, wide)
+        return (jnp.asarray(rate, wide) / divisor).astype(dtype)
+    slowness = jnp.asarray(decay, dtype).astype(jnp.float32)
+    elapsed = (slowness * jnp.asarray(count, jnp.float32)).astype(dtype)
+    return jnp.asarray(rate, dtype) / (1 + elapsed)
+
+
+def scale_by_decayed_rate(
+    learning_rate: optax.ScalarOrSchedule, decay: ArrayLike
+) -> optax.GradientTransformation:
+    """Scales by minus :func:`decayed_rate`; counts as Optax's schedules do."""
+
+    def init_fn(params: optax.Params) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Any]:
+        del params
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+
+        def scale(update: Any) -> Any:
+            return -decayed_rate(rate, decay, state.count, update.dtype) * update
+
+        count = optax.safe_increment(state.count)
+        updates = jax.tree.map(scale, from_bcoo_leaves(updates))
+        return updates, optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def in_float32(value: Any) -> Any:
+    """Rounds a Python number, or what a schedule gives, to float32."""
+    if callable(value):
+        return lambda count: jnp.asarray(value(count), jnp.float32)
+    if isinstance(value, int | float):
+        return float(np.float32(value))
+    return value
+
+
+def at_last_call(
+    learning_rate: optax.ScalarOrSchedule, steps: int
+) -> optax.ScalarOrSchedule:
+    """Asks a schedule at the last of each ``steps`` calls."""
+    if steps == 1 or not callable(learning_rate):
+        return learning_rate
+    return lambda count: learning_rate(count * steps + steps - 1)

@@ -18,6 +18,11 @@ def at_least_float32(*dtypes: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
+def is_narrow(dtype: DTypeLike) -> bool:
+    """Whether it is a floating-point dtype of less than 32 bits."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
 def widest(*dtypes: DTypeLike) -> jnp.dtype:
     """One that holds the numbers of each, also where JAX is not to promote dtypes."""
     with jax.numpy_dtype_promotion("standard"):

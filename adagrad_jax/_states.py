@@ -65,6 +65,21 @@ def _is_leaf(tree: Any) -> bool:
     return jax.tree_util.all_leaves([tree])
 
 
+def without_variables(tree: Any) -> Any:
+    """With what they hold in place of flax.nnx's variables, which are trees to JAX.
+
+    ``nnx.Optimizer`` keeps its state in them, and a model its parameters.
+    """
+
+    def is_variable(node: Any) -> bool:
+        return hasattr(node, "get_value") and hasattr(node, "set_value")
+
+    def held(node: Any) -> Any:
+        return node.get_value() if is_variable(node) else node
+
+    return jax.tree.map(held, tree, is_leaf=is_variable)
+
+
 def replace(state: Any, new: Mapping[Path, Any]) -> Any:
     """The state with other leaves at these paths."""
     return jax.tree_util.tree_map_with_path(lambda path, old: new.get(path, old), state)
@@ -123,7 +138,34 @@ def _pairs(params: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]
                 yield from _pairs(parts[key], kept[key], path + key)
 
 
+def spread(value: Any, params: Any) -> list[Any]:
+    """``value`` for each leaf of ``params``, of which it is a prefix.
+
+    Containers need not be of the same types, only have the same keys; what is for none
+    is None.
+
+    Raises:
+      ValueError: If it is no prefix.
+    """
+    if value is None or _is_leaf(value):
+        return [value] * len(jax.tree.leaves(params))
+    parts, values = _children(params), dict(_children(value))
+    if not parts or {key for key, _ in parts} != set(values):
+        keys = [jax.tree_util.keystr(key) for key in values]
+        raise ValueError(f"it has {', '.join(keys)}.")
+    return [one for key, part in parts for one in spread(values[key], part)]
+
+
 # What is around a node, and near it
+
+
+def labels(path: Path) -> list[Any]:
+    """Of the parts of ``optax.partition`` around what is here, from the outside in."""
+    return [
+        path[i + 1].key
+        for i, key in enumerate(path[:-1])
+        if key == GetAttrKey("inner_states")
+    ]
 
 
 def injected(path: Path, among: Iterable[Node]) -> dict[str, Any]:

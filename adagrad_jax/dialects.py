@@ -18,28 +18,27 @@ function   update                          acc. at  rate    also
                                                             max_norm
 =========  ==============================  =======  ======  ============================
 
-with a = a + g^2 before each update (a_row: the mean of g^2 over the row). What they
-have in common, and differs from :func:`adagrad_jax.adagrad`: accumulators are kept in
-the parameter's own precision, as the peers keep them, also where that is float16 (whose
-squares overflow at 256) or bfloat16.
+with a = a + g^2 before each update (a_row: the mean of g^2 over the row). In 16 bits
+they round what their peers round, and when (docs/numerics.md). All but `fbgemm` keep
+accumulators in the parameter's own precision, as the peers do, also where squares
+overflow, as in float16 at 256; :func:`adagrad_jax.adagrad` does neither.
 
-Where a peer divides 0 by 0 and gets NaN (epsilon 0, no gradient yet) the update here is
-0. Arguments without a meaning for the numbers (``name``, ``foreach``, ``use_locking``)
-are left out.
+Where a peer divides by 0 and gets NaN or infinity (epsilon 0, no gradient yet) the
+update here is 0. Arguments without a meaning for the numbers (``name``, ``foreach``,
+``use_locking``) are left out.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from optax import GradientTransformationExtraArgs, Params, ScalarOrSchedule, chain
 
-from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.diagonal import Diagonal, InOwnPrecision
 from adagrad_jax._accumulators.row_wise import RowWise
 from adagrad_jax._adagrad import (
-    adagrad,
     scale_by,
     scale_by_adagrad,
     scale_by_learning_rate,
@@ -52,9 +51,18 @@ from adagrad_jax._checks import (
     check_leaves,
 )
 from adagrad_jax._clipping import cap_row_norms, clip_by_norm, clip_by_value
-from adagrad_jax._decay import add_decayed_weights, inverse_time_decay
+from adagrad_jax._decay import (
+    add_decayed_weights,
+    at_last_call,
+    in_float32,
+    inverse_time_decay,
+    scale_by_decayed_rate,
+)
+from adagrad_jax._sixteen_bits import chain_with_rate, without_rate
 
-_LIKE_PARAMETER = Diagonal(dtype="parameter")
+_scale_in_own_precision = functools.partial(
+    scale_by_adagrad, accumulator=InOwnPrecision()
+)
 
 
 def keras(
@@ -115,18 +123,16 @@ def keras(
         decay=decay,
         **given(epsilon=epsilon, clipnorm=clipnorm, clipvalue=clipvalue),
     )
-    learning_rate = _to_float32(learning_rate if lr is None else lr)
+    learning_rate = in_float32(learning_rate if lr is None else lr)
+    by_rate = scale_by_learning_rate(learning_rate)
     if is_set(decay):
-        learning_rate = inverse_time_decay(learning_rate, _to_float32(decay))
+        by_rate = scale_by_decayed_rate(learning_rate, in_float32(decay))
+    epsilon = epsilon if is_set(epsilon) else 1e-7
+    scale = _scale_in_own_precision(initial_accumulator_value, epsilon)
     return chain(
         *([clip_by_norm(clipnorm)] if clipnorm is not None else []),
         *([clip_by_value(clipvalue)] if clipvalue is not None else []),
-        adagrad(
-            learning_rate,
-            initial_accumulator_value,
-            epsilon if is_set(epsilon) else 1e-7,
-            accumulator=_LIKE_PARAMETER,
-        ),
+        chain_with_rate([], [scale], by_rate),
     )
 
 
@@ -219,13 +225,11 @@ def keras3(
         )
     steps = gradient_accumulation_steps or 1
     return options.around(
-        scale_by_adagrad(
-            initial_accumulator_value,
-            epsilon,
-            accumulator=_LIKE_PARAMETER,
-            epsilon_in_sqrt=True,
+        _scale_in_own_precision(
+            initial_accumulator_value, epsilon, epsilon_in_sqrt=True
         ),
-        scale_by_learning_rate(_at_last_call(_to_float32(learning_rate), steps)),
+        scale_by_learning_rate(at_last_call(in_float32(learning_rate), steps)),
+        chain=chain_with_rate,
     )
 
 
@@ -268,13 +272,10 @@ def optax(
       Optax, ``optax.adagrad`` and ``optax.scale_by_rss``.
     """
     check_hyperparameters(eps=eps)
-    return adagrad(
-        learning_rate,
-        initial_accumulator_value,
-        eps,
-        accumulator=_LIKE_PARAMETER,
-        epsilon_in_sqrt=True,
+    scale = _scale_in_own_precision(
+        initial_accumulator_value, eps, epsilon_in_sqrt=True
     )
+    return chain(without_rate(scale), scale_by_learning_rate(learning_rate))
 
 
 def torch(
@@ -329,15 +330,14 @@ def torch(
     check_learning_rate("lr", lr)
     check_hyperparameters(lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
     learning_rate = inverse_time_decay(lr, lr_decay) if is_set(lr_decay) else lr
+    scale = scale_by_adagrad(
+        initial_accumulator_value, eps, accumulator=Diagonal(dtype="parameter")
+    )
+    by_rate = scale_by_learning_rate(learning_rate)
     transformation = chain(
         *([scale_by(-1.0)] if maximize else []),
         *([decay_whole_params(weight_decay)] if is_set(weight_decay) else []),
-        adagrad(
-            learning_rate,
-            initial_accumulator_value,
-            eps,
-            accumulator=_LIKE_PARAMETER,
-        ),
+        chain_with_rate([], [scale], by_rate, rate_dtype=jnp.float32),
     )
 
     def init(params: Params) -> Any:
@@ -392,8 +392,9 @@ def tf1(
         "initial_accumulator_value", initial_accumulator_value, positive=True
     )
     check_learning_rate("learning_rate", learning_rate)
-    rate = _to_float32(learning_rate)
-    return adagrad(rate, initial_accumulator_value, 0.0, accumulator=_LIKE_PARAMETER)
+    scale = _scale_in_own_precision(initial_accumulator_value, 0.0)
+    by_rate = scale_by_learning_rate(in_float32(learning_rate))
+    return chain_with_rate([], [scale], by_rate)
 
 
 def fbgemm(
@@ -418,9 +419,9 @@ def fbgemm(
     row by row, or with ``"exact_adagrad"`` number by number. "Exact" is that repeated
     rows are summed first. Weight decay is of the rows in a row-sparse gradient only:
     "L2" adds :math:`\text{weight\_decay} \cdot \theta` to :math:`g`, "DECOUPLE"
-    multiplies :math:`\theta` by :math:`1 - \eta_t \cdot \text{weight\_decay}`. (FBGEMM
-    1.8 ignores both on a CPU for tables that serve one feature, and ``max_norm`` on any
-    CPU.)
+    multiplies :math:`\theta` by :math:`1 - \eta_t \cdot \text{weight\_decay}`.
+    Accumulators of 16-bit tables are float32. (FBGEMM 1.8 ignores both on a CPU for
+    tables that serve one feature, and ``max_norm`` on any CPU.)
 
     Args:
       learning_rate: :math:`\eta_t`: a number, an array of shape (), or a schedule.
@@ -458,20 +459,21 @@ def fbgemm(
         eps=eps, weight_decay=weight_decay, **given(max_norm=max_norm)
     )
     accumulators = {
-        "exact_row_wise_adagrad": RowWise(dtype="parameter"),
-        "exact_adagrad": _LIKE_PARAMETER,
+        "exact_row_wise_adagrad": RowWise(),
+        "exact_adagrad": Diagonal(),
     }
     _check_name("optimizer", optimizer, accumulators)
     _check_name("weight_decay_mode", weight_decay_mode, ("NONE", "L2", "DECOUPLE"))
     decay = [add_decayed_weights(weight_decay)]
-    return chain(
-        *(decay if weight_decay_mode == "L2" else []),
-        scale_by_adagrad(
-            initial_accumulator_value, eps, accumulator=accumulators[optimizer]
-        ),
-        *(decay if weight_decay_mode == "DECOUPLE" else []),
+    scale = scale_by_adagrad(
+        initial_accumulator_value, eps, accumulator=accumulators[optimizer]
+    )
+    return chain_with_rate(
+        decay if weight_decay_mode == "L2" else [],
+        [scale, *(decay if weight_decay_mode == "DECOUPLE" else [])],
         scale_by_learning_rate(learning_rate),
-        *([cap_row_norms(max_norm)] if is_set(max_norm) else []),
+        [cap_row_norms(max_norm)] if is_set(max_norm) else [],
+        rate_dtype=jnp.float32,
     )
 
 
@@ -480,19 +482,3 @@ def _check_name(argument: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(
             f"`{argument}` must be one of {', '.join(known)}, got {name!r}."
         )
-
-
-def _to_float32(value: Any) -> Any:
-    """Rounds a Python number, or what a schedule gives, to float32."""
-    if callable(value):
-        return lambda count: jnp.asarray(value(count), jnp.float32)
-    if isinstance(value, int | float):
-        return float(np.float32(value))
-    return value
-
-
-def _at_last_call(learning_rate: ScalarOrSchedule, steps: int) -> ScalarOrSchedule:
-    """Asks a schedule at the last of each ``steps`` calls."""
-    if steps == 1 or not callable(learning_rate):
-        return learning_rate
-    return lambda count: learning_rate(count * steps + steps - 1)

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.memory import InDType, full_like
+from adagrad_jax._accumulators.memory import AccumulatorDType, InDType, full_like
 from adagrad_jax._accumulators.normalize import Normalize
 from adagrad_jax._accumulators.protocol import RowAccumulator
-from adagrad_jax._precision import at_least_float32, squared_magnitude
+from adagrad_jax._precision import at_least_float32, is_narrow, squared_magnitude
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +65,22 @@ class Diagonal(InDType, RowAccumulator):
     ) -> jax.Array:
         """Divides the gradient by the root of what is remembered."""
         return normalize(gradient, accumulator)
+
+
+@dataclasses.dataclass(frozen=True)
+class InOwnPrecision(Diagonal):
+    """A :class:`Diagonal` that also squares and adds as it keeps.
+
+    TensorFlow, Keras and Optax round a 16-bit gradient's square before they add it.
+    """
+
+    dtype: AccumulatorDType = "parameter"
+
+    def update(
+        self, gradient: jax.Array, accumulator: jax.Array, normalize: Normalize
+    ) -> tuple[jax.Array, jax.Array]:
+        """As :class:`Diagonal`'s; with more than 16 bits it is just that."""
+        if not (is_narrow(gradient.dtype) and gradient.dtype == accumulator.dtype):
+            return super().update(gradient, accumulator, normalize)
+        accumulator = accumulator + gradient * gradient
+        return self.precondition(gradient, accumulator, normalize), accumulator

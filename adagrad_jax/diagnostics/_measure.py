@@ -24,8 +24,11 @@ from adagrad_jax._states import (
     Path,
     injected,
     kept_in,
+    labels,
     nearest,
     nodes,
+    spread,
+    without_variables,
 )
 from adagrad_jax.diagnostics._leaf import QUANTILES, LeafReport
 from adagrad_jax.diagnostics._report import Report
@@ -81,7 +84,8 @@ def report(
         state's ``optax.ScaleByScheduleState``. If None it is what
         ``optax.inject_hyperparams`` has in the state, ``learning_rate`` or ``lr``;
         failing that rates are multiples of it. Where leaves differ: a tree of such, a
-        prefix of ``params``. The same goes for the next two.
+        prefix of ``params``; or a dictionary from the labels of an ``optax.partition``
+        in the state. The same goes for the next two.
       initial_accumulator_value: :math:`a_0` that the optimizer was built with. If None,
         the injected one, else 0.1 as in :func:`adagrad_jax.adagrad`.
       epsilon: :math:`\epsilon`. If None, the injected one (also ``eps``), else 1e-7.
@@ -131,17 +135,18 @@ def report(
     check_hyperparameter("dead_below", dead_below, positive=True)
     if dead_below > 1:
         raise ValueError(f"`dead_below` must be at most 1, got {dead_below!r}.")
+    state, params = without_variables(state), without_variables(params)
     everything = list(nodes(state))
     found = _adagrads(state, everything)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     order = {path: index for index, path in enumerate(paths)}
-    given = {
-        "learning_rate": _per_leaf("learning_rate", learning_rate, params),
-        "initial_accumulator_value": _per_leaf(
-            "initial_accumulator_value", initial_accumulator_value, params
+    given = [
+        _Given("learning_rate", learning_rate, params, everything),
+        _Given(
+            "initial_accumulator_value", initial_accumulator_value, params, everything
         ),
-        "epsilon": _per_leaf("epsilon", epsilon, params),
-    }
+        _Given("epsilon", epsilon, params, everything),
+    ]
     leaves: dict[int, LeafReport] = {}
     for adagrad in found:
         hyperparams, count = _near(adagrad, everything)
@@ -153,7 +158,7 @@ def report(
                     "`state` must have one Adagrad for each parameter, but "
                     f"{_at(kept.path)} there are two; pass the part of it that has one."
                 )
-            of_leaf = {name: values[index] for name, values in given.items()}
+            of_leaf = {g.name: g.of(index, adagrad.path) for g in given}
             rule = _rule(of_leaf, hyperparams, count, bool(epsilon_in_sqrt))
             leaves[index] = _leaf_report(kept, rule, float(dead_below))
     result = Report(
@@ -200,17 +205,41 @@ def _check_fits(kept: Kept) -> None:
         )
 
 
-def _per_leaf(name: str, value: Any, params: optax.Params) -> list[Any]:
-    """``value`` for each leaf of ``params``, of which it may be a prefix."""
-    if value is None:
-        return [None] * len(jax.tree.leaves(params))
-    try:
-        return jax.tree.leaves(jax.tree.broadcast(value, params))
-    except (ValueError, TypeError) as error:
+class _Given:
+    """What was given for a hyperparameter: one, a tree of them, or some by label."""
+
+    def __init__(
+        self, name: str, value: Any, params: optax.Params, everything: Sequence[Node]
+    ) -> None:
+        self.name = name
+        self._by_label: Mapping[Any, Any] = {}
+        try:
+            self._values = spread(value, params)
+        except ValueError as error:
+            parts = [getattr(node.value, "inner_states", {}) for node in everything]
+            known = {label for part in parts for label in part}
+            if isinstance(value, Mapping) and known.issuperset(value):
+                self._by_label = value
+                return
+            among = f" (here {', '.join(map(repr, known))})" if known else ""
+            raise ValueError(
+                f"`{name}` must be one for all leaves, a tree of them that is a prefix "
+                "of `params`, or a dictionary of them by the labels of an "
+                f"optax.partition{among}; {error}"
+            ) from error
+
+    def of(self, index: int, path: Path) -> Any:
+        """For the leaf with this index, whose Adagrad's state has this path."""
+        if not self._by_label:
+            return self._values[index]
+        around = labels(path)
+        for label in reversed(around):
+            if label in self._by_label:
+                return self._by_label[label]
         raise ValueError(
-            f"`{name}` must be one for all leaves, or a tree of them that is a prefix "
-            f"of `params`: {error}"
-        ) from error
+            f"`{self.name}` must have one for each label with an Adagrad, got none for "
+            f"{' or '.join(map(repr, around))}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,13 +305,14 @@ def _rule(
 
 def _sums_of_squares(kept: Any, shape: Shape) -> np.ndarray | None:
     """Broadcasts to the coordinates; None if ``kept`` is of no form that is known."""
-    arrays = list(kept) if isinstance(kept, tuple) else [kept]
+    arrays = jax.tree.leaves(kept)
     if not all(isinstance(x, jax.Array | np.ndarray | np.generic) for x in arrays):
         return None
     if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in arrays):
         return None
     arrays = [np.asarray(x, at_least_float32(x.dtype)) for x in arrays]
-    if isinstance(kept, tuple):
+    if not isinstance(kept, jax.Array | np.ndarray | np.generic):
+        # SM3's, in whatever container a framework may keep a tuple.
         axes = [(size,) for size in shape] or [()]
         return _least(arrays) if [x.shape for x in arrays] == axes else None
     (sums,) = arrays

@@ -7,11 +7,12 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.diagonal import InOwnPrecision
 from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._around_update import is_set
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._rows.visit import map_entries
+from adagrad_jax._sixteen_bits import chain_with_rate
 from adagrad_jax.keras._hyperparameters import LearningRate, serialized
 from adagrad_jax.keras._optimizer import Optimizer
 
@@ -66,6 +67,7 @@ class Adagrad(Optimizer):
     """
 
     _clips_when_computing: ClassVar[bool] = True
+    _chain = staticmethod(chain_with_rate)
 
     def __init__(
         self,
@@ -143,7 +145,7 @@ class Adagrad(Optimizer):
         return scale_by_adagrad(
             self._initial_accumulator_value,
             epsilon,
-            accumulator=Diagonal(dtype="parameter"),
+            accumulator=InOwnPrecision(),
         )
 
     def _clip(self, gradients: list[Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 # The arrays of variables are read here without marking them as taken.
 # pyright: reportPrivateUsage=false
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from adagrad_jax._rows.gradient import value_and_grad
-from adagrad_jax.keras._variable import Variable, substituted
+from adagrad_jax.keras._variable import Substitution, Variable, substituted
 
 
 def listed(var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
@@ -45,6 +46,7 @@ def gradients_by(
     loss: Callable[[], ArrayLike],
     grad_loss: ArrayLike | None,
     scale: Callable[[ArrayLike], ArrayLike],
+    known: set[Any],
 ) -> list[Any]:
     """For each variable its gradient, None where the loss does not read it.
 
@@ -53,24 +55,58 @@ def gradients_by(
       loss: It is its sum that is differentiated.
       grad_loss: Weights of its elements in that sum.
       scale: What is done to the sum.
+      known: What has been seen of losses, for those to come.
     """
     chosen = [v for v in variables if jnp.issubdtype(v.dtype, jnp.floating)]
     chosen = list({id(v): v for v in chosen}.values())
     if not chosen:
         return [None] * len(variables)
-    read: set[int] = set()
+    traces: list[Substitution] = []
 
     def total(arrays: list[jax.Array]) -> jax.Array:
-        with substituted(chosen, arrays) as read_here:
+        with substituted(chosen, arrays) as here:
             values = jnp.asarray(loss())
-        read.update(read_here)
+        traces.append(here)
         if grad_loss is not None:
             values = values * jnp.asarray(grad_loss, values.dtype)
         return jnp.asarray(scale(jnp.sum(values)))
 
-    _, gradients = value_and_grad(total)([v._array for v in chosen])
+    arrays = [v._array for v in chosen]
+    try:
+        _, gradients = value_and_grad(total)(arrays)
+    except jax.errors.UnexpectedTracerError as error:  # the second try
+        raise _remembered(" or ".join(v.name for v in chosen)) from error
+    if traces[0].nested and _is_new(loss, known):
+        jax.eval_shape(total, arrays)
+        _check_read_again(*traces)
+    read = traces[0].read
     by_variable = dict(zip(map(id, chosen), gradients, strict=True))
     return [by_variable[id(v)] if id(v) in read else None for v in variables]
+
+
+def _is_new(loss: Callable[[], ArrayLike], known: set[Any]) -> bool:
+    """Whether this is its first step; a lambda in a loop is one and the same."""
+    function = inspect.unwrap(getattr(loss, "func", loss))  # of a partial, or of jit
+    code: Any = getattr(function, "__code__", type(function))
+    new = code not in known
+    known.add(code)
+    return new
+
+
+def _check_read_again(first: Substitution, second: Substitution) -> None:
+    """Raises if JAX remembers what a variable stood for when the loss was first run."""
+    remembered = first.nested - second.nested
+    if remembered:
+        raise _remembered(" and ".join(remembered))
+
+
+def _remembered(names: str) -> ValueError:
+    return ValueError(
+        f"{names} must be an argument of the function under jax.jit, or the like, that "
+        "reads it in the loss: JAX traces such a function once, and then does not read "
+        "variables again. Write f(w) and `def f(w)`, or define the function inside the "
+        "loss."
+    )
 
 
 def check_none_missing(gradients: Sequence[Any], variables: Sequence[Variable]) -> None:

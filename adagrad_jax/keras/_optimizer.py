@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from adagrad_jax._around_update import Keras3Options
+from adagrad_jax._around_update import Keras3Options, chain
 from adagrad_jax._checks import check_hyperparameter
 from adagrad_jax.keras import _saving
 from adagrad_jax.keras._built import Built, base_names, initial_value
@@ -88,6 +88,8 @@ class Optimizer:
     # Whether clipping happens where gradients are computed, as in TensorFlow 2.0, and
     # not where they are applied, as in Keras 3.
     _clips_when_computing: ClassVar[bool] = False
+    # What puts the transformation and the learning rate together.
+    _chain = staticmethod(chain)
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class Optimizer:
         self._iterations: Variable | None = None
         self._built = Built()
         self._steps: dict[tuple[int, ...], Step] = {}
+        self._known_losses: set[Any] = set()
         self._lock = threading.RLock()
 
     # --- Hyperparameters --------------------------------------------------------------
@@ -343,8 +346,7 @@ class Optimizer:
         # No other optimizer may change the variables between gradient and step.
         with self._lock, arrays_lock:
             variables = listed(var_list, loss)
-            gradients = gradients_by(variables, loss, grad_loss, self.scale_loss)
-            gradients = self._clip(gradients)
+            gradients = self._clip(self._gradients(variables, loss, grad_loss))
             return self.apply_gradients(zip(gradients, variables, strict=True))
 
     def get_gradients(self, loss: Callable[[], ArrayLike], params: Any) -> list[Any]:
@@ -364,7 +366,7 @@ class Optimizer:
             )
         with self._lock:
             params = listed(params, loss)
-            gradients = self._clip(gradients_by(params, loss, None, self.scale_loss))
+            gradients = self._clip(self._gradients(params, loss, None))
         check_none_missing(gradients, params)
         return gradients
 
@@ -586,7 +588,9 @@ class Optimizer:
                 options, clipnorm=None, clipvalue=None, global_clipnorm=None
             )
         by_rate = optax.identity() if self._learning_rate is None else scale_by_rate()
-        return options.around(self._transformation, by_rate, self._decays)
+        return options.around(
+            self._transformation, by_rate, self._decays, chain=self._chain
+        )
 
     def _decays(self, keys: Iterable[str]) -> Slots:
         """For each variable whether its weights decay."""
@@ -599,6 +603,12 @@ class Optimizer:
         if self._options.weight_decay is None:
             return set()
         return {key for key, decays in self._decays(keys).items() if decays}
+
+    def _gradients(
+        self, variables: Any, loss: Callable[[], ArrayLike], weights: ArrayLike | None
+    ) -> list[Any]:
+        known = self._known_losses
+        return gradients_by(variables, loss, weights, self.scale_loss, known)
 
     def _clip(self, gradients: list[Any]) -> list[Any]:
         return gradients

@@ -17,7 +17,7 @@ from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 from adagrad_jax._apply import apply_updates
-from adagrad_jax._precision import at_least_float32
+from adagrad_jax._decay import decayed_rate
 from adagrad_jax._rows.row_sparse import Packed, RowSparse
 from adagrad_jax.keras._built import Built
 from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
@@ -213,13 +213,7 @@ def _rate_in(
     rate: Any, decay: jax.Array, count: jax.Array
 ) -> Callable[[Any], jax.Array]:
     """The learning rate in a dtype, computed there as TensorFlow does."""
-
-    def rate_in(dtype: Any) -> jax.Array:
-        wide = at_least_float32(dtype)
-        divisor = 1 + jnp.asarray(decay, wide) * jnp.asarray(count, wide)
-        return (jnp.asarray(rate, wide) / divisor).astype(dtype)
-
-    return rate_in
+    return functools.partial(decayed_rate, rate, decay, count)
 
 
 def _unpacked(gradient: Any, param: jax.Array, cell: Cell, whole: bool) -> Any:

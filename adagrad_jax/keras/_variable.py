@@ -6,6 +6,7 @@ import contextvars
 import dataclasses
 import operator
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 from jax.tree_util import SequenceKey
 from jax.typing import ArrayLike, DTypeLike
 
@@ -20,18 +22,21 @@ Constraint = Callable[[jax.Array], ArrayLike]
 
 
 @dataclasses.dataclass
-class _Substitution:
-    """What variables stand for while a loss is traced, and which were read there."""
+class Substitution:
+    """What variables stand for while a loss is traced, and how they were read there."""
 
     arrays: dict[int, jax.Array]
-    read: set[int]
+    trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
+    read: set[int] = dataclasses.field(default_factory=set)
+    # By name, how often inside a function that JAX traces by itself, as jit does.
+    nested: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 # Held while variables' arrays are given up to a compiled step, and while one is taken.
 arrays_lock = threading.RLock()
 
 # One thread's tracers must not be seen by another: this is not kept in the variables.
-_substitution: contextvars.ContextVar[_Substitution | None] = contextvars.ContextVar(
+_substitution: contextvars.ContextVar[Substitution | None] = contextvars.ContextVar(
     "substitution", default=None
 )
 
@@ -64,9 +69,10 @@ class Variable:
     It takes part in arithmetic, indexing and ``jax.numpy`` functions as the array that
     it holds at that time. To JAX it is a pytree of that array: a function under
     ``jax.jit`` or ``jax.grad`` that it is passed to gets the array in its place. Pass
-    it, do not let such a function find it elsewhere: it would be a constant there. So
-    it is with ``jax.lax.scan`` and ``jax.checkpoint`` of functions that were not
-    defined inside the loss: JAX remembers what it has once traced.
+    it, do not let such a function find it elsewhere: JAX remembers what it has once
+    traced, and does not read the variable again. So it is with ``jax.lax.scan`` and
+    ``jax.checkpoint`` of functions that were not defined inside the loss. The first
+    ``minimize`` of such a loss raises.
 
     An array that was taken from a variable stays valid when the variable changes; the
     first step after it was taken copies it for that (see ``donate_variables`` of
@@ -134,6 +140,8 @@ class Variable:
         substitution = _substitution.get()
         if substitution is not None and id(self) in substitution.arrays:
             substitution.read.add(id(self))
+            if get_opaque_trace_state() != substitution.trace:
+                substitution.nested[self.name] += 1
             return substitution.arrays[id(self)]
         with arrays_lock:
             self._taken = self._array
@@ -292,16 +300,13 @@ jax.tree_util.register_pytree_with_keys(
 @contextlib.contextmanager
 def substituted(
     variables: Sequence[Variable], arrays: Sequence[jax.Array]
-) -> Generator[set[int]]:
-    """Within it, in this thread, ``variables`` stand for ``arrays``.
-
-    Yields the ``id`` of each variable that has been read so far.
-    """
+) -> Generator[Substitution]:
+    """Within it, in this thread, ``variables`` stand for ``arrays``."""
     ids = map(id, variables)
-    substitution = _Substitution(dict(zip(ids, arrays, strict=True)), set())
+    substitution = Substitution(dict(zip(ids, arrays, strict=True)))
     token = _substitution.set(substitution)
     try:
-        yield substitution.read
+        yield substitution
     finally:
         _substitution.reset(token)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import adagrad_jax as aj
 from adagrad_jax.diagnostics import report
@@ -111,6 +112,48 @@ def test_a_tree_of_hyperparameters():
     assert [leaf.learning_rate for leaf in result.leaves] == [0.5, 0.25, 0.25]
     assert [leaf.growth for leaf in result.leaves] == [1.0, 1.0, 1.0]
     assert "learning_rate 0.25 to 0.5, initial_acc" in str(result)
+
+
+def test_hyperparameters_by_the_labels_of_a_partition():
+    params = {"a": jnp.ones(2), "b": {"c": jnp.ones(2)}, "d": jnp.ones(2)}
+    parts = {"fast": aj.adagrad(SCHEDULE), "slow": aj.adagrad(0.5), "s": optax.sgd(0.1)}
+    optimizer = optax.partition(parts, {"a": "slow", "b": "fast", "d": "s"})
+    state = optax.chain(optax.clip(1.0), optimizer).init(params)
+    rates = {"fast": SCHEDULE, "slow": 0.25}
+    a, c = report(state, params, learning_rate=rates).leaves
+    assert (a.learning_rate, c.learning_rate) == (0.25, 0.5)
+    with pytest.raises(ValueError, match="for each label .* got none for 'fast'"):
+        report(state, params, learning_rate={"slow": 0.25})
+    with pytest.raises(ValueError, match=r"labels .* \(here .*'slow'.*it has \['x'\]"):
+        report(state, params, learning_rate={"x": 0.25})
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        aj.adagrad(SCHEDULE, accumulator=aj.SM3()),
+        optax.inject_hyperparams(aj.adagrad)(0.5, accumulator=aj.RoundedDiagonal()),
+    ],
+)
+def test_flax_nnx_keeps_all_of_it_in_variables(optimizer):
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    ours = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+    gradients = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    ours.update(model, gradients)
+    params = nnx.state(model, nnx.Param)
+    plain = {"bias": params["bias"].get_value(), "kernel": params["kernel"].get_value()}
+    state = optimizer.init(plain)
+    _, state = optimizer.update(jax.tree.map(jnp.ones_like, plain), state, plain)
+    rate = SCHEDULE if "Schedule" in str(state) else None
+    expected = report(state, plain, learning_rate=rate).leaves
+    assert [leaf.path for leaf in expected] == ["bias", "kernel"]
+    for parameters in (params, plain):
+        found = report(ours.opt_state, parameters, learning_rate=rate)
+        assert found.leaves == expected
+    by_leaf = {"bias": 0.5, "kernel": 0.25}
+    found = report(ours.opt_state, params, learning_rate=by_leaf).leaves
+    assert [leaf.learning_rate for leaf in found] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Gradients that the object takes itself: losses, lists of variables, clipping."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -174,3 +176,45 @@ def test_clipping_a_scaled_loss(clip):
         opt.minimize(lambda w=w: jnp.sum(w * 3.0), [w])
         found.append((w.numpy(), opt.get_slot(w, "accumulator").numpy()))
     np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def remembering(kind, w):
+    """Losses whose reading of ``w`` JAX remembers, which steps would go on from."""
+    square = lambda: jnp.sum(w * w)  # noqa: E731
+    if kind == "jit":
+        return jax.jit(square)
+    if kind == "jit of a part":
+        part = jax.jit(square)
+        return lambda: part() + w[0]
+    if kind == "checkpoint":
+        part = jax.checkpoint(square)
+        return functools.partial(lambda scale: scale * part(), 2.0)
+    body = lambda total, x: (total + w[0] * x, None)  # noqa: E731
+    return lambda: jax.lax.scan(body, 0.0, jnp.arange(3.0))[0]
+
+
+@pytest.mark.parametrize("kind", ["jit", "jit of a part", "checkpoint", "scan"])
+def test_a_variable_that_jax_would_not_read_again_is_named(kind):
+    w, b = (aj.keras.Variable([1.0, 2.0], name=name) for name in "wb")
+    loss = remembering(kind, w)
+    opt = aj.keras.Adagrad(0.5)
+    for match in ("^w:0 must be an argument", "w:0"):  # at the first try, and after
+        with pytest.raises(ValueError, match=match):
+            opt.minimize(lambda: loss() + b[0], [w, b])
+    assert opt.weights == []
+    np.testing.assert_array_equal(w.numpy(), [1, 2])
+
+
+def test_what_is_defined_inside_the_loss_reads_variables_again():
+    w, other = aj.keras.Variable([1.0, 2.0]), aj.keras.Variable([1.0, 2.0])
+    opt = aj.keras.Adagrad(0.5)
+
+    def loss():
+        body = lambda total, x: (total + jnp.sum(w * w * x), None)  # noqa: E731
+        square = jax.jit(lambda: jnp.sum(w * w))
+        return jax.lax.scan(body, 0.0, jnp.ones(3))[0] + square()
+
+    for _ in range(3):
+        opt.minimize(loss, [w])
+        opt.minimize(lambda: 4 * jnp.sum(other * other), [other])
+    np.testing.assert_allclose(w.numpy(), other.numpy(), rtol=1e-6)
