@@ -102,7 +102,22 @@ def test_what_keeps_numbers_of_other_rows_says_what_to_do(optimizer, message):
         optimizer.update(gradients, optimizer.init(params), params)
 
 
-@pytest.mark.parametrize("row_axes", [0, -1, 1.5, True, None])
+@pytest.mark.usefixtures("standard_promotion")
+def test_row_axes_under_injected_hyperparameters():
+    """An array cannot tell how many axes there are."""
+    for make in (aj.lazy_weight_decay, aj.cap_row_norms):
+        numbers = (0.1, 0.1) if make is aj.lazy_weight_decay else (0.5,)
+        static = optax.inject_hyperparams(make, static_args="row_axes")
+        optimizer, expected = static(*numbers, row_axes=2), make(*numbers, row_axes=2)
+        gradient = aj.RowSparse(IDS, VALUES, SHAPE)
+        update, _ = optimizer.update(gradient, optimizer.init(TABLES), TABLES)
+        wanted, _ = expected.update(gradient, expected.init(TABLES), TABLES)
+        np.testing.assert_allclose(update.to_dense(), wanted.to_dense(), rtol=1e-6)
+        with pytest.raises(ValueError, match="'row_axes' is in static_args="):
+            optax.inject_hyperparams(make)(*numbers, row_axes=2).init(TABLES)
+
+
+@pytest.mark.parametrize("row_axes", [0, -1, 1.5, True])
 def test_row_axes_is_a_positive_integer(row_axes):
     for build in (
         lambda: aj.RowWise(row_axes=row_axes),
