@@ -43,7 +43,8 @@ def test_the_examples_of_row_sparse_gradients_run(capsys):
     page = (ROOT / "docs" / "row_sparse.md").read_text()
     namespace = run_examples(page, "model.py")
     assert isinstance(namespace["gradient"], aj.RowSparse)
-    step, message, ids = capsys.readouterr().out.strip().split("\n")
+    step, message, stacked, ids = capsys.readouterr().out.strip().split("\n")
+    assert stacked.startswith("2 -0.0953")  # -0.1 / sqrt(0.1 + 1)
     assert ids == "[ 3 14  3 15]"
     (promised,) = re.findall(r"```text\n(.*?)```", page, re.S)
     assert message == " ".join(promised.split())
