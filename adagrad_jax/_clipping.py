@@ -191,7 +191,7 @@ def _clip_by_norm(
 
 
 def cap_row_norms(
-    max_norm: ArrayLike, *, row_axes: int = 1
+    max_norm: ArrayLike, *, row_axes: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keeps each row of the parameters at a Euclidean norm of at most ``max_norm``.
 
@@ -207,7 +207,8 @@ def cap_row_norms(
 
     Args:
       max_norm: The bound, at least 0; infinity caps nothing.
-      row_axes: How many axes, the first ones, count rows; see :class:`RowWise`.
+      row_axes: How many axes, the first ones, count rows, 1 if None; see
+        :class:`RowWise`.
 
     Returns:
       A stateless Optax transformation, which needs ``params`` in ``update`` and gives
@@ -233,15 +234,17 @@ def cap_row_norms(
       FBGEMM's ``max_norm`` of ``EXACT_ROWWISE_ADAGRAD``.
     """
     check_hyperparameter("max_norm", max_norm, infinity=True)
-    check_row_axes(row_axes)
+    # Not 1 from the start, of which optax.inject_hyperparams would make an array.
+    num_axes = 1 if row_axes is None else row_axes
+    check_row_axes(num_axes)
 
     def cap(update: Any, param: Any) -> tuple[Any]:
-        if isinstance(update, RowSparse) and update.row_axes > row_axes:
+        if isinstance(update, RowSparse) and update.row_axes > num_axes:
             raise LeafError(
                 f"its rows are named by {update.row_axes} axes, but cap_row_norms() "
-                f"caps those of {row_axes}; tell it row_axes={update.row_axes}."
+                f"caps those of {num_axes}; tell it row_axes={update.row_axes}."
             )
-        inside = max(jnp.ndim(param) - row_axes, 0)
+        inside = max(jnp.ndim(param) - num_axes, 0)
         return (map_rows(update, _Cap(inside), rows_of(param), max_norm),)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:

@@ -68,7 +68,7 @@ def lazy_weight_decay(
     weight_decay: ArrayLike,
     mask: Any | Callable[[optax.Params], Any] | None = None,
     *,
-    row_axes: int = 1,
+    row_axes: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Decoupled weight decay of all rows, also of those that no batch has read.
 
@@ -94,7 +94,8 @@ def lazy_weight_decay(
       weight_decay: The strength, at least 0, and less than 1 / learning rate.
       mask: A tree of booleans, or a function from parameters to one: which leaves decay
         (all if None), as ``optax.masked`` takes it.
-      row_axes: How many axes, the first ones, count rows; see :class:`RowWise`.
+      row_axes: How many axes, the first ones, count rows, 1 if None; see
+        :class:`RowWise`.
 
     Returns:
       An Optax transformation with a :class:`LazyWeightDecayState` (in ``optax.masked``
@@ -134,6 +135,8 @@ def lazy_weight_decay(
     check_learning_rate("learning_rate", learning_rate)
     check_hyperparameters(weight_decay=weight_decay)
     _check_product(learning_rate, weight_decay)
+    # Not 1 from the start, of which optax.inject_hyperparams would make an array.
+    row_axes = 1 if row_axes is None else row_axes
     check_row_axes(row_axes)
     none_yet = functools.partial(_none_yet, row_axes=row_axes)
 

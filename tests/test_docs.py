@@ -48,10 +48,14 @@ def test_the_examples_of_row_sparse_gradients_run(capsys):
     assert 0 < skipped < 10 and namespace["scale"] == 2.0 ** (20 - skipped)
     moved = (scaled != 0).any(axis=1)
     assert list(jnp.flatnonzero(moved)) == [3, 14] and jnp.isfinite(scaled).all()
-    step, message, ids = capsys.readouterr().out.strip().split("\n")
-    assert ids == "[ 3 14  3 15]"
-    (promised,) = re.findall(r"```text\n(.*?)```", page, re.S)
+    explained, promised = re.findall(r"```text\n(.*?)```", page, re.S)
+    _, *printed = capsys.readouterr().out.strip().split("\n")
+    number = len(explained.splitlines())
+    assert "\n".join(printed[:number]) == explained.strip()
+    message, stacked, ids = printed[number:]
     assert message == " ".join(promised.split())
+    assert stacked.startswith("2 -0.0953")  # -0.1 / sqrt(0.1 + 1)
+    assert ids == "[ 3 14  3 15]"
 
 
 @pytest.mark.usefixtures("standard_promotion")

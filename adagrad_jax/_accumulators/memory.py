@@ -64,7 +64,14 @@ def along_axes(
 def check_row_axes(row_axes: Any) -> None:
     """Raises ValueError unless a row can be named by so many axes."""
     if not isinstance(row_axes, int) or isinstance(row_axes, bool) or row_axes < 1:
-        raise ValueError(f"`row_axes` must be a positive integer, got {row_axes!r}.")
+        injected = (
+            "; optax.inject_hyperparams leaves it a number if 'row_axes' is in "
+            "static_args="
+        )
+        raise ValueError(
+            f"`row_axes` must be a positive integer, got {row_axes!r}"
+            f"{injected if isinstance(row_axes, jax.Array) else ''}."
+        )
 
 
 def full_like(

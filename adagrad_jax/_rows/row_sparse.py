@@ -196,9 +196,10 @@ class RowSparse(metaclass=_OpaqueType):
         if array.n_batch != 0 or array.n_sparse == 0:
             raise ValueError(
                 "a BCOO must have n_batch=0 and n_sparse at least 1, to be sparse in "
-                f"its rows and dense inside them, got n_batch={array.n_batch} and n_sparse="
-                f"{array.n_sparse}; BCOO.fromdense(x, n_dense=x.ndim - 1) makes one, "
-                "and array.todense() is an ordinary gradient."
+                "its rows and dense inside them, got "
+                f"n_batch={array.n_batch} and n_sparse={array.n_sparse}; "
+                "BCOO.fromdense(x, n_dense=x.ndim - 1) makes one, and "
+                "array.todense() is an ordinary gradient."
             )
         rows = array.shape[: array.n_sparse]
         index = [array.indices[:, axis] for axis in range(array.n_sparse)]

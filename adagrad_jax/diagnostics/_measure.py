@@ -363,8 +363,10 @@ def _leaf_report(found: Kept, rule: _Rule, dead_below: float) -> LeafReport:
             "only have grown; if it differs between leaves, pass a tree of them."
         )
     in_rows = len(shape) > 1 and 0 not in shape and sums.size > 1
-    of_rows = np.ndim(kept) if 0 < np.ndim(kept) < len(shape) else 1
-    inside = tuple(range(of_rows, sums.ndim))
+    row_axes = 1
+    if arrays[0].shape == shape[: arrays[0].ndim] != shape:  # RowWise's tells
+        row_axes = max(arrays[0].ndim, 1)
+    inside = tuple(range(row_axes, sums.ndim))
     same = np.all(sums == start, axis=inside) if in_rows else None
     return LeafReport(
         path=jax.tree_util.keystr(path, simple=True, separator="/"),

@@ -265,3 +265,13 @@ def test_an_earlier_report_must_fit():
         of(now, since=before)
     with pytest.raises(ValueError, match="made with a learning rate if this report is"):
         of(now, since=of(now), learning_rate=0.1)
+
+
+def test_rows_of_several_tables_in_one_array():
+    """RowWise tells how many axes name a row."""
+    tables = jnp.zeros((2, 3, 4))
+    optimizer = aj.adagrad(0.1, accumulator=aj.RowWise(row_axes=2))
+    gradient = aj.RowSparse([4, 1, 4], jnp.ones((3, 4)), tables.shape)
+    _, state = optimizer.update(gradient, optimizer.init(tables))
+    (leaf,) = aj.diagnostics.report(state, tables, learning_rate=0.1).leaves
+    assert (leaf.rows, leaf.untouched_rows) == (6, 4)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import checkify
 
 import adagrad_jax as aj
 from adagrad_jax._rows import distinct as distinct_rows
@@ -295,6 +296,49 @@ def test_an_update_in_the_accelerators_form(n, monkeypatch):
     actual = updates_of(optimizer, table, ids, values)
     for a, e in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-6)
+
+
+def test_no_index_is_out_of_range(form):
+    """A checker of indices, which knows of no place that is skipped, finds none."""
+    shape, n = (2, 150, 2), 600
+    optimizer = optax.chain(
+        aj.clip_by_global_norm(1.0),
+        aj.add_decayed_weights(0.1),
+        aj.adagrad(0.1, accumulator=aj.RowWise(row_axes=2)),
+        aj.lazy_weight_decay(0.1, 0.1, row_axes=2),
+    )
+    sm3 = aj.adagrad(0.1, accumulator=aj.SM3())
+
+    def step(table, state, ids, values):
+        gradient = aj.RowSparse(ids, values, shape)
+        updates, state = optimizer.update(gradient, state, table)
+        flat = aj.RowSparse(ids, values, (300, 2))
+        rows = table.reshape(300, 2)
+        others = sm3.update(flat, sm3.init(rows))
+        coalesced = (gradient + gradient.coalesce()).to_bcoo().data
+        return aj.apply_updates(table, updates), others[1], coalesced
+
+    checked = checkify.checkify(step, errors=checkify.index_checks)
+    checked = jax.jit(checked)
+    table, rng = jnp.ones(shape), np.random.default_rng(0)
+    for ids in (
+        rng.integers(-1, 302, n),
+        np.full(n, 300),
+        np.zeros(n),
+        np.arange(n) % 300,
+    ):
+        ids = jnp.asarray(ids, jnp.int32)
+        error, _ = checked(table, optimizer.init(table), ids, jnp.ones((n, 2)))
+        assert error.get() is None
+
+
+def test_a_checker_would_find_one():
+    def read(table, ids):
+        return table.at[ids].get(mode="clip")
+
+    checked = checkify.checkify(read, errors=checkify.index_checks)
+    error, _ = checked(jnp.ones(3), jnp.array([3]))
+    assert "out-of-bounds" in error.get()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -1052,3 +1052,34 @@ def test_an_export_for_all_platforms_runs_here():
     loaded = jax.export.deserialize(exported.serialize())
     assert loaded.platforms == platforms
     assert_close(loaded.call(leaves), jax.jit(flat)(leaves))
+
+
+def test_an_export_for_any_number_of_ids():
+    """Its number of ids is a symbol; what needs to know it is done another way."""
+    optimizer = optax.chain(
+        aj.clip_by_global_norm(1.0),
+        aj.lazy_weight_decay(0.1, 0.1),
+        aj.adagrad(0.1, accumulator=aj.SM3()),
+    )
+    table = some_params()["table"]
+    leaves, structure = jax.tree.flatten((table, optimizer.init(table)))
+
+    def step(leaves, ids, values):
+        table, state = structure.unflatten(leaves)
+        gradient = aj.RowSparse(ids, values, SHAPE)
+        updates, state = optimizer.update(gradient, state, table)
+        doubled = gradient + gradient.coalesce()
+        return jax.tree.leaves(
+            (aj.apply_updates(table, updates), state, table + doubled)
+        )
+
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = (n,), (n, WIDTH)
+    arguments = map(jax.ShapeDtypeStruct, shapes, (jnp.int32, jnp.float32))
+    platforms = ("cpu", "cuda", "tpu")
+    exported = jax.export.export(jax.jit(step), platforms=platforms)(leaves, *arguments)
+    for size in (2, 20):
+        ids = jnp.resize(jnp.asarray(IDS.ravel(), jnp.int32), size)
+        values = jnp.arange(3.0 * size).reshape(size, WIDTH)
+        found = exported.call(leaves, ids, values)
+        assert_close(found, step(leaves, ids, values))
