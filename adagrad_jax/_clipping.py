@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._checks import check_fits_params, check_hyperparameter, check_leaves
 from adagrad_jax._precision import at_least_float32, cast, squared_magnitude
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import grouped, map_rows, rows_of, sum_of_squares
+from adagrad_jax._trees import map_given
 
 
 def clip_by_value(
@@ -40,7 +40,6 @@ def clip_by_value(
     check_hyperparameter("max_abs", max_abs, infinity=True)
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient", real_because="complex numbers have no order")
         return jax.tree.map(lambda g: map_rows(g, _clip, max_abs), updates)
 
@@ -163,7 +162,6 @@ def _sum_of_squares(leaves: list[Any]) -> jax.Array:
 
 def _gradient_leaves(tree: Any) -> tuple[list[Any], Any]:
     """Leaves whose distinct rows are known, and the tree's structure."""
-    tree = from_bcoo_leaves(tree)
     check_leaves(tree, "gradient")
     leaves, structure = jax.tree.flatten(tree)
     return list(map(grouped, leaves)), structure
@@ -230,10 +228,9 @@ def cap_row_norms(max_norm: ArrayLike) -> optax.GradientTransformationExtraArgs:
         return map_rows(update, _cap, rows_of(param), max_norm)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        return jax.tree.map(cap, updates, params)
+        return map_given(cap, updates, params)
 
     return optax.with_extra_args_support(optax.stateless(update_fn))
 

@@ -14,8 +14,8 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
 )
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import map_rows, rows_of
+from adagrad_jax._trees import map_given
 
 
 def add_decayed_weights(
@@ -69,10 +69,9 @@ def add_decayed_weights(
         return map_rows(update, _add_decayed, rows_of(param), weight_decay)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        return jax.tree.map(decay, updates, params)
+        return map_given(decay, updates, params)
 
     transformation = optax.stateless(update_fn)
     if mask is not None:

@@ -29,8 +29,8 @@ def round_stochastically(
     Args:
       x: Real numbers.
       dtype: What to round to, of less precision.
-      key: A JAX random key. A row's random bits depend on it and on the row's number
-        alone, so some rows of a table are rounded as they would be among all.
+      key: A :func:`counter_based` random key. A row's random bits depend on it and on
+        the row's number alone, so some rows of a table are rounded as among all.
       numbers: ``x.shape[:1]``, the rows' numbers in the table; if None, 0, 1, 2, ...
     """
     if x.ndim == 0:
@@ -38,6 +38,23 @@ def round_stochastically(
     numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
     random = jax.vmap(functools.partial(_uniform, key, x.shape[1:]))(numbers)
     return _round(x, random, dtype)
+
+
+def counter_based(key: jax.Array) -> jax.Array:
+    """A key made of any other, of the kind whose bits are the same under ``jax.vmap``.
+
+    XLA's generators (``rbg`` and ``unsafe_rbg``) draw a whole batch from the first key
+    in it, so the bits of a row would depend on which rows are drawn with it.
+    """
+    if str(jax.random.key_impl(key)) in ("fry", "threefry2x32"):
+        return key
+    words = key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        words = jax.random.key_data(key)
+    made = jax.random.key(0, impl="threefry2x32")
+    for word in range(words.shape[-1]):
+        made = jax.random.fold_in(made, words[word])
+    return made
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -159,7 +176,9 @@ class RoundedDiagonal:
         return update, Rounded(sums, accumulator.count + 1)
 
     def _key(self, accumulator: Rounded) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.seed), accumulator.count)
+        # Of this kind whatever jax_default_prng_impl is; see `counter_based`.
+        key = jax.random.key(self.seed, impl="threefry2x32")
+        return jax.random.fold_in(key, accumulator.count)
 
 
 def _add(
