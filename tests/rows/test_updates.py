@@ -676,9 +676,6 @@ def test_an_accumulator_that_mixes_rows_takes_no_row_sparse_gradient():
     message = r"gradient at \['table'\] is a RowSparse, but PerAxis\(\) takes whole"
     with pytest.raises(TypeError, match=message):
         optimizer.update(gradients_of(batch), state, params)
-    bcoo = gradients_of(batch) | {"table": gradients_of(batch)["table"].to_bcoo()}
-    with pytest.raises(TypeError, match=message):
-        optimizer.update(bcoo, state, params)
 
 
 @pytest.mark.parametrize("run", [eagerly, jitted], ids=lambda mode: mode.__name__)
