@@ -242,10 +242,8 @@ def _fold(
             )
             return start + size, visit(carry, rows, ids, start)
 
-        start = jnp.zeros((), distinct.num_used.dtype)
-        return lax.while_loop(
-            lambda s: s[0] < distinct.num_used, block, (start, carry)
-        )[1]
+        start, end = jnp.zeros((), distinct.num_used.dtype), _end(distinct.num_used)
+        return lax.while_loop(lambda s: s[0] < end, block, (start, carry))[1]
 
     def in_one_pass(carry: Carry) -> Carry:
         return visit(carry, _sum_neighbours(entries, distinct), distinct.ids, 0)
@@ -266,6 +264,22 @@ def _all_rows(
         default=lambda: _sum_neighbours(entries, distinct),
     ).astype(sums.dtype)
     return _through(functions, stage_operands, rows, distinct.ids)
+
+
+@jax.custom_batching.custom_vmap
+def _end(num_used: jax.Array) -> jax.Array:
+    """Where the loop over slots may end: for all that ``jax.vmap`` runs, at the last.
+
+    If each had an end of its own, a turn would copy all tables, to keep the one that
+    it makes or the one before. What is beyond a model's own end names no row.
+    """
+    return num_used
+
+
+@_end.def_vmap
+def _end_of_all(size: int, batched: Any, num_used: jax.Array) -> tuple[jax.Array, bool]:
+    del size, batched
+    return _end(jnp.max(num_used)), False  # of an outer vmap, too
 
 
 def _through(

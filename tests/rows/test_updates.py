@@ -1005,6 +1005,27 @@ def test_what_makes_an_array_of_the_tables_size_would_be_found():
     assert not opcodes <= IN_PLACE
 
 
+def test_models_side_by_side_copy_no_table():
+    """Under two vmaps; one model names one row many times, one as many as it can."""
+    shape, num_ids, optimizer = (20_000, 4), 600, aj.adagrad(0.1)
+
+    def step(table, state, ids):
+        gradient = aj.RowSparse(ids, jnp.ones((num_ids, 4)), shape)
+        updates, state = optimizer.update(gradient, state, table)
+        return aj.apply_updates(table, updates), state
+
+    ids = jnp.stack([jnp.full(num_ids, 7), jnp.arange(num_ids) * 3, jnp.arange(600)])
+    ids = ids.astype(jnp.int32)[:, None]
+    one = jnp.zeros(shape), optimizer.init(jnp.zeros(shape))
+    tables = jax.tree.map(lambda x: jnp.stack([x] * 3)[:, None], one)
+    many = jax.jit(jax.vmap(jax.vmap(step)), donate_argnums=(0, 1))
+    compiled = many.lower(*tables, ids).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < one[0].nbytes
+    expected = [jax.jit(step)(*one, ids[i, 0]) for i in range(3)]
+    result = jax.tree.map(lambda x: x[:, 0], compiled(*tables, ids))
+    assert_close(result, jax.tree.map(lambda *x: jnp.stack(x), *expected))
+
+
 @pytest.mark.parametrize("name", ["adagrad", "clip-l2", "optax-apply", "two-tables"])
 def test_exports_for_each_platform(name):
     """Sorts where sorts are fast, and loops where loops are."""
