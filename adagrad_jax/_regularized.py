@@ -271,7 +271,7 @@ def adagrad_da(
 
 def regularized(
     rule: Rule,
-    state_type: Callable[..., Any],
+    state_type: type[Any],
     learning_rate: optax.ScalarOrSchedule,
     initial_accumulator_value: ArrayLike,
     numbers_at: Callable[[Any, jax.Array], Numbers],
