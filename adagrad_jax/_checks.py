@@ -91,8 +91,10 @@ def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> No
       real_because: Why complex leaves will not do, if so.
     """
     remedy = (
-        "leave it out with optax.masked or optax.partition, or put None in its place "
-        "among parameters and gradients (equinox.filter and flax.nnx.Param do so)"
+        "leave it out with optax.masked or optax.partition, for "
+        "adagrad_jax.apply_updates leaves alone what has no derivative, or put None in "
+        "its place among parameters and gradients (equinox.filter and flax.nnx.Param "
+        "do so)"
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_bcoo):
         _check_kind(noun, path, leaf)
