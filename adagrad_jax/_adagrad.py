@@ -20,10 +20,11 @@ from adagrad_jax._checks import (
     check_learning_rate,
     check_leaves,
     check_row_sparse,
+    check_state,
     map_leaves,
 )
 from adagrad_jax._precision import is_narrow
-from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._sixteen_bits import FactorIn
 from adagrad_jax._trees import map_unzip
 
@@ -121,10 +122,10 @@ def scale_by_adagrad(
         **extra_args: Any,
     ) -> tuple[optax.Updates, ScaleByAdagradState]:
         del extra_args
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         if not isinstance(accumulator, TakesRows):
             check_row_sparse(updates, f"{accumulator!r} takes whole gradients only")
+        check_state(state, ScaleByAdagradState)
         check_fits_state(updates, state.accumulator, accumulator.init)
         check_alike(updates, params)
         update = functools.partial(_update_leaf, accumulator, divide, factor_in)
@@ -205,7 +206,7 @@ def adagrad(
       Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
       Stochastic Optimization", JMLR 12 (2011), Section 1.2 and Figure 1.
     """
-    return optax.chain(
+    chain = optax.chain(
         scale_by_adagrad(
             initial_accumulator_value,
             epsilon,
@@ -214,6 +215,18 @@ def adagrad(
         ),
         scale_by_learning_rate(learning_rate),
     )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        # Or a chain would take the gradients apart, given in the state's place.
+        check_state(state, tuple)
+        return chain.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
 
 
 def scale_by_learning_rate(
@@ -227,13 +240,15 @@ def scale_by_learning_rate(
 
 
 def scale_by(factor: Any) -> optax.GradientTransformation:
-    """``optax.scale``, but arrays promote no update, and BCOO ones are taken."""
+    """``optax.scale``, but arrays promote no update, and a BCOO is refused."""
 
     def scale(update: Any) -> Any:
         if isinstance(factor, int | float):
             return factor * update
         return jnp.asarray(factor).astype(update.dtype) * update
 
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(scale, from_bcoo_leaves(updates))
-    )
+    def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
+        check_leaves(updates, "update")
+        return jax.tree.map(scale, updates)
+
+    return optax.stateless(update)

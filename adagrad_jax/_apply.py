@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adagrad_jax._accumulators.rounded import round_stochastically, width_of_line
+from adagrad_jax._accumulators.rounded import (
+    counter_based,
+    round_stochastically,
+    width_of_line,
+)
 from adagrad_jax._checks import check_fits_params, check_leaves
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import ROW_NUMBERS, replace_rows
+from adagrad_jax._trees import is_none, map_given
 
 
 def apply_updates(
@@ -24,8 +28,9 @@ def apply_updates(
         \theta \leftarrow \theta + u
 
     As ``optax.apply_updates``, which works too, but for this: updates are checked
-    against their parameters, and BCOO ones are taken. Inside ``jax.jit``, with
-    ``params`` donated, a table with a row-sparse update is changed in place.
+    against their parameters, and where one is None, or without a derivative (JAX's
+    float0), the parameter stays as it is. Inside ``jax.jit``, with ``params`` donated,
+    a table with a row-sparse update is changed in place.
 
     With a ``key``, sums for bfloat16 and float16 parameters are rounded stochastically:
     up or down at random, so that their mean is exact. Rounded to the nearest, a
@@ -35,16 +40,16 @@ def apply_updates(
     Args:
       params: A tree of arrays.
       updates: A tree like it.
-      key: A JAX random key, another in each step: ``jax.random.fold_in(key, step)``.
-        The same key gives the same numbers, and a :class:`RowSparse` update those of
-        its dense form.
+      key: A JAX random key of any kind, another in each step:
+        ``jax.random.fold_in(key, step)``. The same key gives the same numbers, and a
+        :class:`RowSparse` update those of its dense form.
 
     Returns:
       The new parameters, of the old ones' shapes and dtypes; sums are taken in the
       wider of both dtypes, with a key in float32 or wider.
 
     Raises:
-      TypeError: If an update is neither floating-point nor complex.
+      TypeError: If an update is neither floating-point nor complex, or is a BCOO.
       ValueError: If the trees, or shapes in them, differ.
 
     Example:
@@ -64,19 +69,27 @@ def apply_updates(
       Gupta, Agrawal, Gopalakrishnan and Narayanan, "Deep Learning with Limited
       Numerical Precision", ICML 2015, on stochastic rounding.
     """
-    updates = from_bcoo_leaves(updates)
+    updates = map_given(_given, updates)
     check_leaves(updates, "update")
     remedy = "pass the parameters that the updates were computed for"
     check_fits_params(updates, params, "update", remedy)
-    leaves, structure = jax.tree.flatten(updates)
+    leaves, structure = jax.tree.flatten(updates, is_leaf=is_none)
+    key = None if key is None else counter_based(key)
     return structure.unflatten(
         [
-            _add(jnp.asarray(param), update, _key_of(key, number, param))
+            param
+            if update is None
+            else _add(jnp.asarray(param), update, _key_of(key, number, param))
             for number, (update, param) in enumerate(
                 zip(leaves, structure.flatten_up_to(params), strict=True)
             )
         ]
     )
+
+
+def _given(update: Any) -> Any:
+    """None for what JAX says of numbers that have no derivative."""
+    return None if getattr(update, "dtype", None) == jax.dtypes.float0 else update
 
 
 def _add(param: jax.Array, update: Any, key: jax.Array | None) -> jax.Array:

@@ -19,10 +19,10 @@ from adagrad_jax._checks import (
     check_hyperparameters,
     check_leaves,
     check_row_sparse,
+    check_state,
 )
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 
 
 def chain(
@@ -147,7 +147,7 @@ def decay_whole_params(
     """Decays whole leaves, as Keras 3 does; PyTorch too refuses sparse gradients."""
 
     def refuse_rows(updates: Any, _: optax.Params | None) -> Any:
-        updates = from_bcoo_leaves(updates)
+        check_leaves(updates, "gradient")
         reason = "`weight_decay` is of whole parameters here"
         injected = _if_injected("weight_decay", weight_decay)
         check_row_sparse(updates, f"{reason}{injected}")
@@ -193,9 +193,9 @@ def accumulate_gradients(
     def update_fn(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, AccumulateGradientsState]:
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_row_sparse(updates, "gradients are accumulated in arrays")
+        check_state(state, AccumulateGradientsState)
         check_fits_state(updates, state.gradient_sum, full_like)
         updates = jax.tree.map(jnp.asarray, updates)
         total = jax.tree.map(
@@ -258,6 +258,7 @@ def average_params(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, AverageParamsState]:
         del extra_args
+        check_state(state, AverageParamsState)
         check_fits_params(updates, params)
         updates_done = state.calls // steps
         share = jnp.where(updates_done == 0, 0, jnp.asarray(momentum, float))

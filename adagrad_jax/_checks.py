@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
+from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators.protocol import Accumulator
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._trees import at, is_none
 
 Path = tuple[Any, ...]
 
@@ -81,33 +83,74 @@ def check_accumulator(value: Any) -> None:
 def check_leaves(tree: Any, noun: str, *, real_because: str | None = None) -> None:
     """Raises TypeError unless each leaf is a floating-point or complex array.
 
+    A gradient or update may be a :class:`RowSparse`, a parameter may not.
+
     Args:
       tree: Any tree; Python numbers count as arrays.
       noun: What its leaves are, for the message: "gradient", "parameter".
       real_because: Why complex leaves will not do, if so.
     """
     remedy = (
-        "leave it out with optax.masked or optax.partition, or set it to None "
-        "(equinox.filter and flax.nnx.Param do so)"
+        "leave it out with optax.masked or optax.partition, for "
+        "adagrad_jax.apply_updates leaves alone what has no derivative, or put None in "
+        "its place among parameters and gradients (equinox.filter and flax.nnx.Param "
+        "do so)"
     )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_bcoo):
+        _check_kind(noun, path, leaf)
         dtype = getattr(leaf, "dtype", None)
         if dtype is None and isinstance(leaf, complex | float | int):
             dtype = jnp.result_type(leaf)
         if dtype is None:
             raise TypeError(
-                f"{noun} {_at(path)} must be an array, got {leaf!r} of type "
+                f"{noun} {at(path)} must be an array, got {leaf!r} of type "
                 f"{type(leaf).__name__}; {remedy}."
             )
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"{noun} {_at(path)} must be floating-point or complex, got dtype "
+                f"{noun} {at(path)} must be floating-point or complex, got dtype "
                 f"{dtype}; {remedy}."
             )
         if real_because and jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"{noun} {_at(path)} must be real, got dtype {dtype}: {real_because}."
+                f"{noun} {at(path)} must be real, got dtype {dtype}: {real_because}."
             )
+
+
+def check_no_bcoo(tree: Any, noun: str) -> None:
+    """Raises TypeError if a leaf, as which no pytree counts here but it, is a BCOO."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_bcoo):
+        _check_kind(noun, path, leaf)
+
+
+def _is_bcoo(x: Any) -> bool:
+    return isinstance(x, BCOO)
+
+
+def _check_kind(noun: str, path: Path, leaf: Any) -> None:
+    """Raises TypeError for rows in a form, or in a place, that they must not have."""
+    if isinstance(leaf, BCOO):
+        # A pytree: whatever stands before us in a chain took its indices for numbers.
+        raise TypeError(
+            f"{noun} {at(path)} is a BCOO, which is for crossing jax.jit only: Optax "
+            "would scale its indices, too; make it a RowSparse before anything else, "
+            "by RowSparse.from_bcoo, or an array by .todense()."
+        )
+    if isinstance(leaf, RowSparse) and noun == "parameter":
+        raise TypeError(
+            f"parameter {at(path)} is a RowSparse, which is a gradient; call "
+            "init(params) with the parameters, then update(gradients, state, params)."
+        )
+
+
+def check_state(state: Any, kind: type) -> None:
+    """Raises TypeError unless ``state`` is one that ``init`` made."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"`state` must be what init(params) gave, a {kind.__name__}, got a "
+            f"{type(state).__name__}; call update(gradients, state, params), in this "
+            "order."
+        )
 
 
 def map_leaves(
@@ -121,7 +164,7 @@ def map_leaves(
         try:
             return function(leaf)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{noun} {_at(path)}: {error}") from error
+            raise type(error)(f"{noun} {at(path)}: {error}") from error
 
     return jax.tree_util.tree_map_with_path(at_path, tree)
 
@@ -131,7 +174,7 @@ def check_row_sparse(updates: Any, reason: str) -> None:
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         if isinstance(update, RowSparse):
             raise TypeError(
-                f"gradient {_at(path)} is a RowSparse, but {reason}; use "
+                f"gradient {at(path)} is a RowSparse, but {reason}; use "
                 "jax.value_and_grad, or .to_dense() of it."
             )
 
@@ -151,12 +194,13 @@ def check_fits_state(
         accumulator keeps of it.
     """
     remedy = "call init with the parameters that the gradients belong to"
-    for path, update, kept in _pairs(updates, accumulators, "accumulator", remedy):
+    pairs = _pairs(updates, accumulators, "accumulator", remedy, more=False)
+    for path, update, kept in pairs:
         shape = jnp.shape(update)
         if _shapes(kept) != _expected_shapes(init, shape):
             found, _ = _shapes(kept)
             raise ValueError(
-                f"gradient {_at(path)} of shape {shape} does not fit its accumulator "
+                f"gradient {at(path)} of shape {shape} does not fit its accumulator "
                 f"of shape {', '.join(map(str, found))}; {remedy}."
             )
 
@@ -167,13 +211,16 @@ def check_fits_params(
     noun: str = "gradient",
     remedy: str = "call update(gradients, state, params) with the current parameters",
 ) -> None:
-    """Raises ValueError unless ``params`` has the tree and shapes of ``updates``."""
+    """Raises ValueError unless ``params`` has the tree and shapes of ``updates``.
+
+    Where a gradient is None they may have anything.
+    """
     if params is None:
         raise ValueError(f"`params` must be given, got None; {remedy}.")
     for path, update, param in _pairs(updates, params, "parameter", remedy):
         if jnp.shape(update) != jnp.shape(param):
             raise ValueError(
-                f"{noun} {_at(path)} of shape {jnp.shape(update)} does not fit its "
+                f"{noun} {at(path)} of shape {jnp.shape(update)} does not fit its "
                 f"parameter of shape {jnp.shape(param)}; {remedy}."
             )
 
@@ -195,22 +242,27 @@ def check_alike(updates: Any, params: Any) -> None:
     for (path, update), param in zip(leaves, jax.tree.leaves(params), strict=True):
         if jnp.iscomplexobj(update) and not jnp.iscomplexobj(param):
             raise TypeError(
-                f"gradient {_at(path)} is complex, its parameter is real: take the "
+                f"gradient {at(path)} is complex, its parameter is real: take the "
                 "gradient of a real loss with jax.grad, or its real part."
             )
 
 
 def _pairs(
-    updates: Any, others: Any, noun: str, remedy: str
+    updates: Any, others: Any, noun: str, remedy: str, *, more: bool = True
 ) -> list[tuple[Path, Any, Any]]:
-    """The leaves of ``updates`` with their paths and what ``others`` has in place."""
-    structure = jax.tree.structure(updates)
+    """The leaves of ``updates`` with their paths and what ``others`` has in place.
+
+    If there may be ``more``, it may have something in the place of a None, too.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_none)
     try:
         in_place = structure.flatten_up_to(others)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{_difference(updates, others, noun)}; {remedy}.") from error
-    leaves = jax.tree_util.tree_leaves_with_path(updates)
-    return [(path, u, o) for (path, u), o in zip(leaves, in_place, strict=True)]
+    pairs = [(path, u, o) for (path, u), o in zip(leaves, in_place, strict=True)]
+    if not more and any(u is None and jax.tree.leaves(o) for _, u, o in pairs):
+        raise ValueError(f"{_difference(updates, others, noun)}; {remedy}.")
+    return [(path, u, o) for path, u, o in pairs if u is not None]
 
 
 def _difference(updates: Any, others: Any, noun: str) -> str:
@@ -249,7 +301,3 @@ def _expected_shapes(
 def _shapes(tree: Any) -> tuple[list[tuple[int, ...]], Any]:
     leaves, structure = jax.tree.flatten(tree)
     return [jnp.shape(leaf) for leaf in leaves], structure
-
-
-def _at(path: Path) -> str:
-    return f"at {jax.tree_util.keystr(path)}" if path else "(the tree is one leaf)"

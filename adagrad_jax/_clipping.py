@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from adagrad_jax._accumulators.memory import check_row_axes
 from adagrad_jax._checks import check_fits_params, check_hyperparameter, check_leaves
 from adagrad_jax._precision import at_least_float32, cast, squared_magnitude
-from adagrad_jax._rows.row_sparse import RowSparse, from_bcoo_leaves
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._rows.visit import grouped, map_rows, rows_of, sum_of_squares
-from adagrad_jax._trees import LeafError, map_unzip
+from adagrad_jax._trees import LeafError, map_given
 
 
 def clip_by_value(
@@ -43,7 +43,6 @@ def clip_by_value(
     check_hyperparameter("max_abs", max_abs, infinity=True)
 
     def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient", real_because="complex numbers have no order")
         return jax.tree.map(lambda g: map_rows(g, _clip, max_abs), updates)
 
@@ -166,7 +165,6 @@ def _sum_of_squares(leaves: list[Any]) -> jax.Array:
 
 def _gradient_leaves(tree: Any) -> tuple[list[Any], Any]:
     """Leaves whose distinct rows are known, and the tree's structure."""
-    tree = from_bcoo_leaves(tree)
     check_leaves(tree, "gradient")
     leaves, structure = jax.tree.flatten(tree)
     return list(map(grouped, leaves)), structure
@@ -238,20 +236,19 @@ def cap_row_norms(
     num_axes = 1 if row_axes is None else row_axes
     check_row_axes(num_axes)
 
-    def cap(update: Any, param: Any) -> tuple[Any]:
+    def cap(update: Any, param: Any) -> Any:
         if isinstance(update, RowSparse) and update.row_axes > num_axes:
             raise LeafError(
                 f"its rows are named by {update.row_axes} axes, but cap_row_norms() "
                 f"caps those of {num_axes}; tell it row_axes={update.row_axes}."
             )
         inside = max(jnp.ndim(param) - num_axes, 0)
-        return (map_rows(update, _Cap(inside), rows_of(param), max_norm),)
+        return map_rows(update, _Cap(inside), rows_of(param), max_norm)
 
     def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
-        return map_unzip(cap, 1, updates, params)[0]
+        return map_given(cap, updates, params)
 
     return optax.with_extra_args_support(optax.stateless(update_fn))
 

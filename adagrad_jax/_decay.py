@@ -14,11 +14,12 @@ from adagrad_jax._checks import (
     check_hyperparameters,
     check_learning_rate,
     check_leaves,
+    check_state,
 )
 from adagrad_jax._precision import at_least_float32, is_narrow
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import map_rows, rows_of
 from adagrad_jax._sixteen_bits import FactorIn
+from adagrad_jax._trees import map_given
 
 
 def add_decayed_weights(
@@ -77,7 +78,6 @@ def add_decayed_weights(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
 
@@ -87,7 +87,7 @@ def add_decayed_weights(
                 factor = factor_in(update.dtype)
             return map_rows(update, _add_decayed, rows_of(param), weight_decay, factor)
 
-        return jax.tree.map(decay, updates, params), state
+        return map_given(decay, updates, params), state
 
     init_fn = optax.identity().init
     transformation = optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -182,14 +182,15 @@ def scale_by_decayed_rate(
         updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, Any]:
         del params
+        check_leaves(updates, "update")
+        check_state(state, optax.ScaleByScheduleState)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def scale(update: Any) -> Any:
             return -decayed_rate(rate, decay, state.count, update.dtype) * update
 
         count = optax.safe_increment(state.count)
-        updates = jax.tree.map(scale, from_bcoo_leaves(updates))
-        return updates, optax.ScaleByScheduleState(count)
+        return jax.tree.map(scale, updates), optax.ScaleByScheduleState(count)
 
     return optax.GradientTransformation(init_fn, update_fn)
 

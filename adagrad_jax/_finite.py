@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from adagrad_jax._around_update import check_count
-from adagrad_jax._rows.row_sparse import Packed, RowSparse, from_bcoo_leaves
+from adagrad_jax._checks import check_no_bcoo, check_state
+from adagrad_jax._rows.row_sparse import Packed, RowSparse
 from adagrad_jax._rows.visit import total
 
 
@@ -24,14 +25,18 @@ def all_finite(tree: Any) -> jax.Array:
     Returns:
       A boolean of shape ().
 
+    Raises:
+      TypeError: If a leaf is a BCOO, which does not tell its sums.
+
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
       >>> rows = aj.RowSparse([1, 1], jnp.array([[3e38], [3e38]]), (4, 1))
       >>> print(aj.all_finite({"bias": jnp.ones(2)}), aj.all_finite(rows))
       True False
     """
+    check_no_bcoo(tree, "leaf")
     finite = jnp.array(True)
-    for leaf in jax.tree.leaves(from_bcoo_leaves(tree)):
+    for leaf in jax.tree.leaves(tree):
         rows = isinstance(leaf, RowSparse)
         dtype = leaf.dtype if rows else jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
@@ -73,6 +78,7 @@ def apply_if_finite(
       numbers of steps left out, and whether the last one was.
 
     Raises:
+      TypeError: If a gradient is a BCOO.
       ValueError: If ``max_consecutive_errors`` is no integer, or negative.
 
     Example:
@@ -96,7 +102,8 @@ def apply_if_finite(
     def update_fn(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, optax.ApplyIfFiniteState]:
-        updates = from_bcoo_leaves(updates)
+        check_no_bcoo(updates, "gradient")
+        check_state(state, optax.ApplyIfFiniteState)
         finite = all_finite(updates)
         in_a_row = jnp.where(finite, 0, optax.safe_increment(state.notfinite_count))
         taken = finite

@@ -25,9 +25,9 @@ from adagrad_jax._checks import (
     check_hyperparameters,
     check_learning_rate,
     check_leaves,
+    check_state,
 )
 from adagrad_jax._precision import at_least_float32, cast
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import map_and_replace_rows, rows_of
 from adagrad_jax._trees import map_unzip
 
@@ -155,9 +155,9 @@ def lazy_weight_decay(
         **extra_args: Any,
     ) -> tuple[optax.Updates, LazyWeightDecayState]:
         del extra_args
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient")
         check_fits_params(updates, params)
+        check_state(state, LazyWeightDecayState)
         check_fits_state(updates, state.of_rows, none_yet)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         dtype = state.log_decay.high.dtype

@@ -29,9 +29,9 @@ from adagrad_jax._checks import (
     check_hyperparameters,
     check_learning_rate,
     check_leaves,
+    check_state,
 )
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rows.row_sparse import from_bcoo_leaves
 from adagrad_jax._rows.visit import grouped, map_rows, replace_rows, rows_of
 from adagrad_jax._trees import map_unzip
 
@@ -271,7 +271,7 @@ def adagrad_da(
 
 def regularized(
     rule: Rule,
-    state_type: Callable[..., Any],
+    state_type: type[Any],
     learning_rate: optax.ScalarOrSchedule,
     initial_accumulator_value: ArrayLike,
     numbers_at: Callable[[Any, jax.Array], Numbers],
@@ -307,9 +307,9 @@ def regularized(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        updates = from_bcoo_leaves(updates)
         check_leaves(updates, "gradient", real_because=_REAL)
         check_fits_params(updates, params)
+        check_state(state, state_type)
         check_fits_state(updates, state.accumulator, _Init(rule))
         rate: Any = learning_rate
         if callable(learning_rate):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from adagrad_jax._checks import check_state
 from adagrad_jax._precision import is_narrow
 
 FactorIn = Callable[[DTypeLike], jax.Array]
@@ -47,6 +48,8 @@ def chain_with_rate(
     def update_fn(
         updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
+        check_state(state, tuple)
+
         def factor_in(dtype: DTypeLike) -> jax.Array:
             one = jnp.ones((), rate_dtype or dtype)
             factor: Any = parts[last].update(one, state[last], **extra_args)[0]

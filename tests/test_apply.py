@@ -17,6 +17,7 @@ HALVES = [jnp.bfloat16, jnp.float16]
 by_dtype = pytest.mark.parametrize("dtype", HALVES, ids=["bfloat16", "float16"])
 KEY = jax.random.key(0)
 SHAPE = (7, 3)
+IMPLEMENTATIONS = ["threefry2x32", "rbg", "unsafe_rbg"]
 SIGMAS = 4  # how far a mean may be off: the keys are fixed, so what passes will pass
 
 
@@ -181,10 +182,34 @@ def test_rows_are_rounded_as_in_the_dense_form(dtype, shape, jitted):
     assert_same_bits(result[untouched], table[untouched])
 
 
-def test_bcoo_updates_are_rows():
-    table, rows = some(dtype=jnp.bfloat16), aj.RowSparse([3, 3], some((2, 3)), SHAPE)
-    expected = aj.apply_updates(table, rows, key=KEY)
-    assert_same_bits(aj.apply_updates(table, rows.to_bcoo(), key=KEY), expected)
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_rows_are_rounded_as_in_the_dense_form_by_keys_of_any_kind(impl):
+    """Of XLA's generators a batch draws from its first key, so rows must not."""
+    table, rows = some(dtype=jnp.bfloat16), aj.RowSparse([3, 1], some((2, 3)), SHAPE)
+    of_rows = jax.jit(lambda key: aj.apply_updates(table, rows, key=key))
+    of_all = jax.jit(lambda key: aj.apply_updates(table, rows.to_dense(), key=key))
+    keys = jax.random.split(jax.random.key(0, impl=impl), 3)
+    each = list(map(of_rows, keys))
+    for one, key in zip(each, keys, strict=True):
+        assert_same_bits(one[jnp.array([1, 3])], of_all(key)[jnp.array([1, 3])])
+        with jax.default_prng_impl(impl):  # and a key of before there was a type
+            assert_same_bits(of_rows(jax.random.key_data(key)), one)
+    assert len(set(map(bits, each))) > 1
+    assert_same_bits(jax.vmap(of_rows)(keys), jnp.stack(each))
+
+
+def test_rounded_sums_do_not_depend_on_the_kind_of_keys():
+    optimizer = aj.adagrad(0.1, accumulator=aj.RoundedDiagonal())
+    rows = aj.RowSparse([3, 1], some((2, 3)), SHAPE)
+    state = optimizer.init(some())
+    states = []
+    for impl in IMPLEMENTATIONS:
+        with jax.default_prng_impl(impl):
+            for gradient in (rows, rows.to_dense()):
+                step = jax.jit(lambda g=gradient: optimizer.update(g, state)[1])
+                states.append(step())
+    for other in states[1:]:
+        assert_same_bits(other, states[0])
 
 
 # Other leaves

@@ -200,8 +200,7 @@ def test_rows_within_the_bound_move_by_their_update_and_others_are_cut(dtype, ji
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 3), (6, 2, 2)])
-@pytest.mark.parametrize("bcoo", [False, True], ids=["rows", "bcoo"])
-def test_capped_rows_equal_dense(shape, bcoo):
+def test_capped_rows_equal_dense(shape):
     rng = np.random.default_rng(1)
     params = jnp.asarray(rng.normal(size=shape), jnp.float32)
     # Entries of one row are summed before it is capped; others are out of range.
@@ -211,7 +210,7 @@ def test_capped_rows_equal_dense(shape, bcoo):
 
     @jax.jit
     def both(params):
-        sparse = cap(0.9, rows.to_bcoo() if bcoo else rows, params)
+        sparse = cap(0.9, rows, params)
         return aj.apply_updates(params, sparse), cap(0.9, rows.to_dense(), params)
 
     after, dense = both(params)
@@ -322,8 +321,6 @@ def test_global_norm_sums_repeated_rows_and_does_not_overflow():
     bias = jnp.array([4.0, 0.0])
     tree = {"table": rows, "bias": bias}
     np.testing.assert_allclose(aj.global_norm(tree), 5.0, rtol=1e-6)
-    bcoo = {"table": rows.to_bcoo(), "bias": bias}
-    np.testing.assert_allclose(jax.jit(aj.global_norm)(bcoo), 5.0, rtol=1e-6)
     half = aj.global_norm(jnp.array([3e4, 4e4], jnp.float16))
     assert half == 5e4 and half.dtype == jnp.float32
     np.testing.assert_allclose(aj.global_norm(jnp.array([3 + 4j])), 5.0, rtol=1e-6)

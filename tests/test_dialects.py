@@ -494,9 +494,8 @@ def test_torch_has_no_weight_decay_of_rows():
     optimizer = aj.dialects.torch(0.1, weight_decay=0.1)
     params = {"table": jnp.ones((4, 2))}
     rows = aj.RowSparse([1], jnp.ones((1, 2)), (4, 2))
-    for gradient in (rows, rows.to_bcoo()):
-        with pytest.raises(TypeError, match=r"at \['table'\].*`weight_decay`"):
-            optimizer.update({"table": gradient}, optimizer.init(params), params)
+    with pytest.raises(TypeError, match=r"at \['table'\].*`weight_decay`"):
+        optimizer.update({"table": rows}, optimizer.init(params), params)
 
 
 @parametrize("torch", "dense_groups", "state_dict")

@@ -34,8 +34,9 @@ def round_stochastically(
     Args:
       x: Real numbers.
       dtype: What to round to, of less precision.
-      key: A JAX random key. A number's random bits depend on it and on the number's
-        place in the table alone, so some rows are rounded as they would be among all.
+      key: A :func:`counter_based` random key. A number's random bits depend on it and
+        on the number's place in the table alone, so some rows are rounded as they would
+        be among all.
       numbers: ``x.shape[:1]``, the rows' numbers in the table; if None, 0, 1, 2, ...
       width: How many numbers are along the table's last axis, where a row is one of
         them and the table has other axes; else None.
@@ -67,6 +68,23 @@ def width_of_line(table: jax.Array, gradient: Any) -> int | None:
     """The ``width`` for :func:`round_stochastically` of a gradient's rows."""
     one_number = isinstance(gradient, RowSparse) and gradient.row_axes == table.ndim
     return table.shape[-1] if one_number and table.ndim > 1 else None
+
+
+def counter_based(key: jax.Array) -> jax.Array:
+    """A key made of any other, of the kind whose bits are the same under ``jax.vmap``.
+
+    XLA's generators (``rbg`` and ``unsafe_rbg``) draw a whole batch from the first key
+    in it, so the bits of a row would depend on which rows are drawn with it.
+    """
+    if str(jax.random.key_impl(key)) in ("fry", "threefry2x32"):
+        return key
+    words = key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        words = jax.random.key_data(key)
+    made = jax.random.key(0, impl="threefry2x32")
+    for word in range(words.shape[-1]):
+        made = jax.random.fold_in(made, words[word])
+    return made
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -189,7 +207,9 @@ class RoundedDiagonal:
         return update, Rounded(sums, accumulator.count + 1)
 
     def _key(self, accumulator: Rounded) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.seed), accumulator.count)
+        # Of this kind whatever jax_default_prng_impl is; see `counter_based`.
+        key = jax.random.key(self.seed, impl="threefry2x32")
+        return jax.random.fold_in(key, accumulator.count)
 
 
 @dataclasses.dataclass(frozen=True)

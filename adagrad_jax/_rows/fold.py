@@ -103,24 +103,29 @@ class Place:
       ids: ``(k,)``, the row that each of them is, in range.
       in_use: ``(k,)``, which of their slots are in use; the others repeat one of them.
         If none is, ids and rows mean nothing.
+      any_in_use: Whether one is, shape (); constant, where that is known.
       first_slot: The first one's; they are consecutive.
       row_axes: As in :class:`Sums`.
-      is_never_empty: Whether at least one slot is in use for sure.
     """
 
     ids: jax.Array
     in_use: jax.Array
+    any_in_use: jax.Array
     first_slot: Any
     row_axes: int = dataclasses.field(metadata={"static": True})
-    is_never_empty: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def index(self, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
         """The ids in a table of this shape, as an index for each axis of rows."""
-        ids, index = self.ids, ()
-        for size in reversed(shape[1 : self.row_axes]):
-            size = jnp.asarray(size, ids.dtype)
-            ids, index = lax.div(ids, size), (lax.rem(ids, size), *index)
-        return ids, *index
+        return index_of(self.ids, shape[: self.row_axes])
+
+
+def index_of(ids: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Row-major ids over axes of this shape, as an index for each of these."""
+    index: tuple[jax.Array, ...] = ()
+    for size in reversed(shape[1:]):
+        size = jnp.asarray(size, ids.dtype)
+        ids, index = lax.div(ids, size), (lax.rem(ids, size), *index)
+    return ids, *index
 
 
 def fold(
@@ -179,7 +184,7 @@ def result_of(
 
     def call(rows: jax.Array, operands: tuple[Any, ...]) -> Any:
         ids = jnp.zeros(rows.shape[:1], jnp.int32)
-        place = Place(ids, ids == 0, 0, row_axes)
+        place = Place(ids, ids == 0, jnp.array(True), 0, row_axes)
         return function(rows, *at_rows(place, operands))
 
     # Without what their types tell of devices, which is not known of one row.
@@ -201,10 +206,7 @@ def set_rows(
     table: jax.Array, place: Place, old: jax.Array, new: jax.Array
 ) -> jax.Array:
     """``table``, which has the rows ``old`` there, with ``new`` ones."""
-    rows = new.astype(table.dtype)
-    if not place.is_never_empty:
-        # The first slot is in use if any is.
-        rows = jnp.where(place.in_use[0], rows, old)
+    rows = jnp.where(place.any_in_use, new.astype(table.dtype), old)
     return table.at[place.index(table.shape)].set(
         rows, mode="promise_in_bounds", wrap_negative_indices=False
     )
@@ -238,8 +240,8 @@ def _fold(
             return start + rows.shape[0], visit(carry, rows, place, *others)
 
         num_used = sums.distinct.num_used
-        start = jnp.zeros((), num_used.dtype)
-        return lax.while_loop(lambda s: s[0] < num_used, block, (start, carry))[1]
+        start, end = jnp.zeros((), num_used.dtype), _end(num_used)
+        return lax.while_loop(lambda s: s[0] < end, block, (start, carry))[1]
 
     def in_one_pass(carry: Carry, sums: Sums, *others: Any) -> Carry:
         return visit(carry, *_all_slots(sums), *others)
@@ -268,17 +270,48 @@ def _all_rows(
 
 
 def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
-    """The slots from ``start`` on, the first of which is in use."""
+    """The slots from ``start`` on, the first of which is in use if any is."""
     distinct, size = sums.distinct, block_size(sums.distinct.ids.size)
     in_use = start + jnp.arange(size, dtype=jnp.int32) < distinct.num_used
+    any_in_use = _is_before_end(in_use[0])
     ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
-    ids = jnp.where(in_use, ids, ids[0])
+    ids = jnp.where(in_use, ids, jnp.where(any_in_use, ids[0], 0))
     rows = _sum_block(sums.entries, distinct.slot - start, size)
     # Or else XLA may add what a stage adds before the entries are summed, and choose
     # among ids anew for each number of a row.
     rows, ids, in_use = lax.optimization_barrier((rows, ids, in_use))
     rows = jnp.where(jnp.expand_dims(in_use, range(1, rows.ndim)), rows, rows[:1])
-    return rows, Place(ids, in_use, start, sums.row_axes, is_never_empty=True)
+    return rows, Place(ids, in_use, any_in_use, start, sums.row_axes)
+
+
+@jax.custom_batching.custom_vmap
+def _end(num_used: jax.Array) -> jax.Array:
+    """Where the loop over slots may end: for all that ``jax.vmap`` runs, at the last.
+
+    If each had an end of its own, a turn would copy all tables, to keep the one that
+    it makes or the one before.
+    """
+    return num_used
+
+
+@_end.def_vmap
+def _end_of_all(size: int, batched: Any, num_used: jax.Array) -> tuple[jax.Array, bool]:
+    del size, batched
+    return _end(jnp.max(num_used)), False  # of an outer vmap, too
+
+
+@jax.custom_batching.custom_vmap
+def _is_before_end(in_use: jax.Array) -> jax.Array:
+    """Whether the first slot of a block is in use: always, but where ends differ."""
+    return jnp.ones_like(in_use)
+
+
+@_is_before_end.def_vmap
+def _is_before_own_end(
+    size: int, batched: Any, in_use: jax.Array
+) -> tuple[jax.Array, bool]:
+    del size, batched
+    return in_use, True
 
 
 def _all_slots(sums: Sums) -> tuple[jax.Array, Place]:
@@ -294,7 +327,7 @@ def _all_slots(sums: Sums) -> tuple[jax.Array, Place]:
         cpu=lambda: _sum_slots(sums.entries, distinct.slot, num_slots),
         default=lambda: _sum_neighbours(sums.entries, distinct),
     )
-    return read(rows, repeated), Place(ids, in_use, 0, sums.row_axes)
+    return read(rows, repeated), Place(ids, in_use, in_use[0], 0, sums.row_axes)
 
 
 def _through(

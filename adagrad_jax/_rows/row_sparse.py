@@ -23,6 +23,7 @@ from adagrad_jax._rows.fold import (
     Sums,
     all_rows,
     fold,
+    index_of,
     result_of,
     set_rows,
     take_rows,
@@ -35,9 +36,11 @@ class _OpaqueType(type):
 
     def __repr__(cls) -> str:
         return (
-            "adagrad_jax.RowSparse (cannot leave or enter jit, vmap, scan or cond: "
-            "apply it inside, or pass .to_bcoo() or its .ids and .values; psum and "
-            "the like would add up ids: give them .to_dense())"
+            "adagrad_jax.RowSparse (cannot leave or enter jit, vmap, scan or cond, nor "
+            "what has one inside, as optax.MultiSteps and apply_if_finite have: apply "
+            "it inside, or pass .to_bcoo() or its .ids and .values. It is no array for "
+            "jax.numpy: use the clips and the global_norm of adagrad_jax, or "
+            ".to_dense(), also for psum and the like, which would add up ids)"
         )
 
 
@@ -45,6 +48,13 @@ _NO_ARRAY = (
     "a RowSparse is no array, and what was tried with it needs one: scalar factors and "
     "sums are all that it takes part in. adagrad_jax.global_norm(gradients) is its "
     "norm, .to_dense() an ordinary array, as large as the table."
+)
+
+_DENSE_SUM = (
+    "RowSparse + array would be an array as large as the table, and so would be all "
+    "that is made of it. For weight decay use adagrad_jax.add_decayed_weights or "
+    "lazy_weight_decay; for momentum and the like write .to_dense() + array. (array + "
+    "RowSparse, a table and its update, adds to the table's rows.)"
 )
 
 
@@ -63,9 +73,10 @@ class RowSparse(metaclass=_OpaqueType):
     What :func:`value_and_grad` returns for a table that was read by rows. It is a leaf,
     **not a pytree**, so that code which does not know it cannot mistake ids for
     numbers: such code raises. Code that is linear in gradients works: it may be
-    multiplied and divided by scalars, negated, and added to another or to a dense
-    array. ``optax.apply_updates`` adds it to a table, and inside ``jax.jit`` with the
-    table donated only its rows are written.
+    multiplied and divided by scalars, negated, and added to another. ``array +
+    RowSparse`` is an array: ``optax.apply_updates`` adds so to a table, and inside
+    ``jax.jit`` with the table donated only its rows are written. ``RowSparse + array``,
+    which would make a gradient as large as its table, raises.
 
     For the same reason it cannot cross the boundary of ``jax.jit``, ``jax.vmap`` or
     ``jax.lax.scan``: there pass :meth:`to_bcoo`, or ``ids`` and ``values``.
@@ -100,7 +111,10 @@ class RowSparse(metaclass=_OpaqueType):
         self, ids: ArrayLike, values: ArrayLike, shape: tuple[int, ...]
     ) -> None:
         # Not jnp.asarray(ids), which would wrap 64-bit ids around to other rows.
-        ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
+        if not isinstance(ids, jax.Array):
+            # NumPy takes an empty list for one of floating-point numbers.
+            empty = isinstance(ids, list | tuple) and not ids
+            ids = np.asarray(ids, np.int32 if empty else None)
         values, shape = jnp.asarray(values), tuple(shape)
         _check_parts(ids, values, shape)
         self.shape = shape
@@ -147,6 +161,10 @@ class RowSparse(metaclass=_OpaqueType):
             f"dtype={self.dtype})"
         )
 
+    def __format__(self, spec: str) -> str:
+        # So errors of others, such as Optax's own Adagrad, write what they refuse.
+        return f"{self!r} (adagrad_jax's transformations take it, others .to_dense())"
+
     def coalesce(self) -> "RowSparse":
         """The same with each row once, in ascending order.
 
@@ -180,7 +198,7 @@ class RowSparse(metaclass=_OpaqueType):
         behind it: ``RowSparse.from_bcoo(x).astype(table.dtype)``.
         """
         ids, rows = self.ids, self.shape[: self.row_axes]
-        index = Place(ids, ids < self.num_rows, 0, self.row_axes).index(rows)
+        index = index_of(ids, rows)
         # BCOO has the axis' length in each of the axes for what names nothing.
         none = ids >= self.num_rows
         columns = [jnp.where(none, n, i) for n, i in zip(rows, index, strict=True)]
@@ -238,21 +256,24 @@ class RowSparse(metaclass=_OpaqueType):
     def __add__(self, other: Any) -> Any:
         if isinstance(other, RowSparse):
             return self._joined(other)
+        if isinstance(other, jax.Array | np.ndarray):
+            raise TypeError(_DENSE_SUM)
         if isinstance(other, int) and other == 0:  # where sum() begins
             return self
-        if isinstance(other, jax.Array | np.ndarray):
-            return self._added_to(jnp.asarray(other))
-        if isinstance(other, int | float | complex):
+        if isinstance(other, int | float | complex | np.generic):
             raise TypeError(_NO_ARRAY)
         return NotImplemented
 
-    __radd__ = __add__
+    def __radd__(self, other: Any) -> Any:
+        if isinstance(other, jax.Array | np.ndarray):
+            return self._added_to(jnp.asarray(other))
+        return self + other
 
     def __sub__(self, other: Any) -> Any:
         return self + (-other)
 
     def __rsub__(self, other: Any) -> Any:
-        return -self + other
+        return other + (-self)
 
     def _refuse(self, *_: Any) -> Any:
         raise TypeError(
@@ -368,7 +389,7 @@ class RowSparse(metaclass=_OpaqueType):
         if dense.shape != self.shape:
             raise ValueError(
                 f"a RowSparse of shape {self.shape} cannot be added to an array of "
-                f"shape {dense.shape}: it does not broadcast."
+                f"shape {dense.shape}: it does not broadcast; .to_dense() does."
             )
         zero = jax.ShapeDtypeStruct((), self.dtype)
         dtype = jax.eval_shape(jnp.add, dense, zero).dtype
@@ -393,23 +414,6 @@ class Packed:
         return RowSparse(self.ids, self.values, self.shape).astype(self.dtype)
 
 
-def from_bcoo_leaves(updates: Any) -> Any:
-    """``updates`` with a :class:`RowSparse` for each BCOO among its leaves."""
-
-    def convert(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, BCOO):
-            return leaf
-        try:
-            return RowSparse.from_bcoo(leaf)
-        except (TypeError, ValueError) as error:
-            where = f" at {jax.tree_util.keystr(path)}" if path else ""
-            raise type(error)(f"gradient{where}: {error}") from error
-
-    return jax.tree_util.tree_map_with_path(
-        convert, updates, is_leaf=lambda leaf: isinstance(leaf, BCOO)
-    )
-
-
 def _add_to_rows(table: jax.Array, rows: jax.Array, place: Place) -> jax.Array:
     old = take_rows(table, place)
     return set_rows(table, place, old, old + rows)
@@ -417,6 +421,8 @@ def _add_to_rows(table: jax.Array, rows: jax.Array, place: Place) -> jax.Array:
 
 def row_or_none(ids: jax.Array | np.ndarray, num_rows: int) -> jax.Array:
     """int32, and ``num_rows`` where ids are out of range."""
+    if num_rows == 0:  # an unsigned dtype has no -1 to compare with
+        return jnp.zeros(ids.shape, jnp.int32)
     # A narrow dtype may not be able to hold the last row's number.
     last = min(num_rows - 1, jnp.iinfo(ids.dtype).max)
     within = (ids >= 0) & (ids <= last)

@@ -8,13 +8,12 @@ import optax
 
 from adagrad_jax._adagrad import ScaleByAdagradState
 from adagrad_jax.interop._arrays import (
-    at_leaf,
     converted,
     described,
     to_number,
     to_numpy,
 )
-from adagrad_jax.interop._fill import check_length, fill, find_kept, ordered
+from adagrad_jax.interop._fill import check_length, fill, find_kept, listed, ordered
 
 
 def from_fbgemm(
@@ -22,7 +21,7 @@ def from_fbgemm(
     state: optax.OptState,
     params: optax.Params,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[str | None] | None = None,
     step: int | None = None,
 ) -> Any:
     """Fills a state with that of FBGEMM's tables, as TorchRec has them.
@@ -67,8 +66,9 @@ def from_fbgemm(
     """
     found = find_kept(state, params, ScaleByAdagradState)
     names = ordered(found, order)
-    steps = dict.fromkeys(names, None if step is None else to_number(step))
-    return fill(state, found, _arrays(states, names), steps)
+    arrays = {k: x for k, x in _arrays(states, names) if k is not None}
+    steps = dict.fromkeys(arrays, None if step is None else to_number(step))
+    return fill(state, found, arrays, steps)
 
 
 def to_fbgemm(
@@ -76,7 +76,7 @@ def to_fbgemm(
     states: Sequence[Sequence[Any]],
     params: optax.Params,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[str | None] | None = None,
 ) -> list[list[np.ndarray]]:
     """Fills the state of FBGEMM's tables with ours.
 
@@ -112,21 +112,28 @@ def to_fbgemm(
     found = find_kept(state, params, ScaleByAdagradState)
     names = ordered(found, order)
     return [
-        [converted(name, "momentum1", found[name].array, to_numpy(theirs))]
-        for name, theirs in _arrays(states, names).items()
+        [
+            to_numpy(theirs)
+            if name is None
+            else converted(name, "momentum1", found[name].array, to_numpy(theirs))
+        ]
+        for name, theirs in _arrays(states, names)
     ]
 
 
-def _arrays(states: Sequence[Any], names: list[str]) -> dict[str, Any]:
+def _arrays(
+    states: Sequence[Any], names: list[str | None]
+) -> list[tuple[str | None, Any]]:
+    """The array of each table."""
     states = list(states)
     check_length("`states`", len(states), "tables", names)
-    arrays: dict[str, Any] = {}
+    arrays: list[tuple[str | None, Any]] = []
     for name, entry in zip(names, states, strict=True):
         if not isinstance(entry, Sequence) or len(entry) != 1:
             raise ValueError(
-                f"`states` must have a list of one array for {at_leaf(name)}, as "
+                f"`states` must have a list of one array for {listed([name])}, as "
                 "EXACT_ADAGRAD and EXACT_ROWWISE_ADAGRAD do, got "
                 f"{described(entry)}; is it another optimizer's?"
             )
-        arrays[name] = entry[0]
+        arrays.append((name, entry[0]))
     return arrays

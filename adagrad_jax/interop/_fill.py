@@ -153,31 +153,41 @@ def known(step: int | None) -> int:
     return step
 
 
-def ordered(found: Mapping[str, Any], order: Sequence[str] | None) -> list[str]:
-    """The leaves' paths in the other framework's order."""
+def ordered(
+    found: Mapping[str, Any], order: Sequence[str | None] | None
+) -> list[str | None]:
+    """The leaves' paths in the other framework's order, None for what we have not."""
     if order is None:
         return list(found)
     if isinstance(order, str):
         raise TypeError(f"`order` must be a list of paths, got the text {order!r}.")
-    check_paths("order", order, found)
-    for name in order:
+    names = [name for name in order if name is not None]
+    check_paths("order", names, found, "; write None for one that has none here")
+    for name in names:
         if list(order).count(name) > 1:
             raise ValueError(f"`order` must name each leaf once, got {name!r} twice.")
     return list(order)
 
 
-def check_paths(argument: str, paths: Any, leaves: Mapping[str, Any]) -> None:
+def check_paths(
+    argument: str, paths: Any, leaves: Mapping[str, Any], remedy: str = ""
+) -> None:
     for path in paths:
         if path not in leaves:
             raise ValueError(
                 f"`{argument}` must have paths of leaves with an accumulator, "
-                f"{', '.join(map(repr, leaves))}, got {path!r}."
+                f"{', '.join(map(repr, leaves))}, got {path!r}{remedy}."
             )
 
 
-def check_length(what: str, length: int, noun: str, names: list[str]) -> None:
+def check_length(what: str, length: int, noun: str, names: list[str | None]) -> None:
     if length != len(names):
         raise ValueError(
-            f"{what} must be of {len(names)} {noun}, {', '.join(map(at_leaf, names))}, "
-            f"got {length}; name those that it has, in its order, in `order`."
+            f"{what} must be of {len(names)} {noun}, {listed(names)}, got {length}; "
+            "name those that it has, in its order, in `order`, with None for each that "
+            "has no accumulator here."
         )
+
+
+def listed(names: Sequence[str | None]) -> str:
+    return ", ".join("None" if name is None else at_leaf(name) for name in names)

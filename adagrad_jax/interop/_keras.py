@@ -22,6 +22,7 @@ from adagrad_jax.interop._fill import (
     fill,
     find_kept,
     known,
+    listed,
     ordered,
     steps_taken,
 )
@@ -35,7 +36,7 @@ def from_keras(
     state: optax.OptState,
     params: optax.Params,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[str | None] | None = None,
     step: int | None = None,
 ) -> Any:
     """Fills a state with the weights of a Keras Adagrad, of TensorFlow or Keras 3.
@@ -95,8 +96,10 @@ def from_keras(
     if step is None and AccumulateGradientsState not in found:
         step = iterations
     updates = None if step is None else to_number(step)
-    for kind, arrays in groups.items():
-        steps = dict.fromkeys(names, updates) if kind is ScaleByAdagradState else {}
+    for kind, listed_arrays in groups.items():
+        pairs = zip(names, listed_arrays, strict=True)
+        arrays = {name: array for name, array in pairs if name is not None}
+        steps = dict.fromkeys(arrays, updates) if kind is ScaleByAdagradState else {}
         state = fill(state, found[kind], arrays, steps)
     return replace(
         state,
@@ -113,7 +116,7 @@ def to_keras(
     weights: Sequence[Any],
     params: optax.Params,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[str | None] | None = None,
     step: int | None = None,
 ) -> list[np.ndarray]:
     """Fills the weights of a Keras Adagrad, of TensorFlow or Keras 3, with our state.
@@ -155,7 +158,9 @@ def to_keras(
     if step is None:
         calls = [n.calls for _, n in nodes(state) if isinstance(n, _COUNT_CALLS)]
         taken = steps_taken(state, found[ScaleByAdagradState], None)
-        numbers = {int(n) for n in calls} or {taken[name] for name in names}
+        numbers = {int(n) for n in calls} or {
+            taken[name] for name in names if name is not None
+        }
         if len(numbers) > 1:
             raise ValueError(
                 f"`step` must be given, for the state has several counts, {numbers}, "
@@ -167,9 +172,11 @@ def to_keras(
         iterations,
         *(np.array(to_numpy(rate)) for rate in head[1:]),
         *(
-            converted(name, FIELDS[kind], found[kind][name].array, to_numpy(theirs))
+            np.array(to_numpy(theirs))
+            if name is None
+            else converted(name, FIELDS[kind], found[kind][name].array, theirs)
             for kind, arrays in groups.items()
-            for name, theirs in arrays.items()
+            for name, theirs in zip(names, map(to_numpy, arrays), strict=True)
         ),
     ]
 
@@ -184,9 +191,9 @@ def _found_in(state: Any, params: Any) -> dict[type, dict[str, Found]]:
 def _groups(
     weights: Sequence[Any],
     found: dict[type, dict[str, Found]],
-    names: list[str],
-) -> tuple[list[Any], dict[type, dict[str, Any]]]:
-    """Iterations and learning rate, and by what they are the arrays of the leaves."""
+    names: list[str | None],
+) -> tuple[list[Any], dict[type, list[Any]]]:
+    """Iterations and learning rate, and by what they are the arrays of all names."""
     weights = list(weights)
     num_arrays = len(found) * len(names)
     num_others = max(0, len(weights) - num_arrays)
@@ -195,17 +202,17 @@ def _groups(
         raise ValueError(
             "`weights` must be the iterations, the learning rate unless it is a "
             f"schedule, and {', '.join(FIELDS[kind] for kind in found)} of "
-            f"{', '.join(map(at_leaf, names))}: {num_arrays + 1} or {num_arrays + 2} "
-            f"arrays, got {len(weights)} of shapes "
-            f"{', '.join(str(np.shape(to_numpy(x))) for x in weights)}; are optimizer "
-            "and `order` the same as there?"
+            f"{listed(names)}: {num_arrays + 1} or {num_arrays + 2} arrays, got "
+            f"{len(weights)} of shapes "
+            f"{', '.join(str(np.shape(to_numpy(x))) for x in weights)}; give the same "
+            "options as there, and the same variables in `order`, with None for each "
+            "that has no accumulator here."
         )
     for kind, leaves in found.items():
         for name in names:
-            if name not in leaves:
+            if name is not None and name not in leaves:
                 raise ValueError(
                     f"{at_leaf(name)} has no {FIELDS[kind]}, which others have; give "
                     "all of them the same options, as Keras does."
                 )
-    groups = {kind: {name: next(arrays) for name in names} for kind in found}
-    return head, groups
+    return head, {kind: [next(arrays) for _ in names] for kind in found}

@@ -19,7 +19,8 @@ def from_optax(
     """Fills a state with that of ``optax.adagrad``, or a chain with it inside.
 
     To go on with ours, :func:`adagrad_jax.dialects.optax`, where Optax stopped.
-    Nothing need be ordered, for both have trees.
+    Nothing need be ordered, for both have trees. An accumulator of a leaf of which
+    ``state`` keeps none, as of a frozen one, is left where it was.
 
     Args:
       opt_state: The state with ``optax.ScaleByRssState`` in it.
@@ -99,11 +100,12 @@ def _refill(
     """Fills a JAX state from another, path by path."""
     theirs = find_kept(source, params, their_kind)
     found = find_kept(target, params, kind)
-    for name in {**theirs, **found}:
-        if name not in theirs or name not in found:
+    for name in found:
+        if name not in theirs:
             raise ValueError(
-                f"only one of the states has an accumulator of {at_leaf(name)}; both "
-                "must be for the same parameters."
+                f"only one of the states has an accumulator of {at_leaf(name)}, that "
+                "which is to be filled; freeze this leaf there, too (optax.masked)."
             )
+    theirs = {name: theirs[name] for name in found}
     arrays = {name: leaf.array for name, leaf in theirs.items()}
     return fill(target, found, arrays, steps_taken(source, theirs, step))

@@ -31,7 +31,7 @@ def from_torch(
     state: optax.OptState,
     params: optax.Params,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[str | None] | None = None,
     axes: Mapping[str, Sequence[int]] | None = None,
     step: int | None = None,
 ) -> Any:
@@ -47,7 +47,8 @@ def from_torch(
       order: The paths of the leaves, as ``jax.tree_util.keystr`` and error messages
         write them, in the order in which the PyTorch optimizer was given its
         parameters, group after group. By default the order of the tree. Leaves that
-        are not named stay as they are, so that a state may be filled in parts.
+        are not named stay as they are, so that a state may be filled in parts. None
+        stands for a parameter of which the state keeps nothing, as of a frozen one.
       axes: For leaves whose axes PyTorch has in another order, by path, what
         ``numpy.transpose`` is to do with PyTorch's array to get ours: ``(1, 0)`` for
         the kernel of a Flax ``Dense`` from a ``Linear``, ``(2, 3, 1, 0)`` for that of
@@ -98,11 +99,11 @@ def from_torch(
     all_axes = _all_axes(axes, found)
     arrays = {
         name: _transposed(to_numpy(entry["sum"]), all_axes[name])
-        for name, entry in zip(names, entries.values(), strict=True)
+        for name, (_, entry) in entries.items()
     }
     steps = {
         name: to_number(entry["step"] if step is None else step)
-        for name, entry in zip(names, entries.values(), strict=True)
+        for name, (_, entry) in entries.items()
     }
     return fill(state, found, arrays, steps)
 
@@ -112,7 +113,7 @@ def to_torch(
     state_dict: Mapping[str, Any],
     params: optax.Params,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[str | None] | None = None,
     axes: Mapping[str, Sequence[int]] | None = None,
     step: int | None = None,
     as_tensor: Callable[[np.ndarray], Any] = np.asarray,
@@ -162,7 +163,7 @@ def to_torch(
     all_axes = _all_axes(axes, found)
     steps = steps_taken(state, found, step)
     filled = dict(state_dict["state"])
-    for name, (number, entry) in zip(names, entries.items(), strict=True):
+    for name, (number, entry) in entries.items():
         back = [int(axis) for axis in np.argsort(all_axes[name])]
         array = _transposed(to_numpy(found[name].array), back)
         array = converted(name, "sum", array, to_numpy(entry["sum"]))
@@ -175,8 +176,10 @@ def to_torch(
     return {**state_dict, "state": filled}
 
 
-def _entries(state_dict: Any, names: list[str]) -> dict[Any, Any]:
-    """The entries of ``state_dict`` that belong to the leaves, by PyTorch's numbers."""
+def _entries(
+    state_dict: Any, names: list[str | None]
+) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """For each leaf PyTorch's number of it, and what ``state_dict`` has under that."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(
         state_dict
     ):
@@ -186,8 +189,10 @@ def _entries(state_dict: Any, names: list[str]) -> dict[Any, Any]:
         )
     numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
     check_length("`state_dict`", len(numbers), "parameters", names)
-    entries: dict[Any, Any] = {}
+    entries: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     for name, number in zip(names, numbers, strict=True):
+        if name is None:
+            continue
         entry = state_dict["state"].get(number, {})
         if not {"step", "sum"} <= set(entry):
             raise ValueError(
@@ -195,7 +200,7 @@ def _entries(state_dict: Any, names: list[str]) -> dict[Any, Any]:
                 f"which is {at_leaf(name)}, as torch.optim.Adagrad's does, got "
                 f"{described(entry)}; is it another optimizer's?"
             )
-        entries[number] = entry
+        entries[name] = number, entry
     return entries
 
 

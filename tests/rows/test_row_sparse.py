@@ -60,7 +60,7 @@ def reference(ids, values, shape):
     "ids, values, shape, error, message",
     [
         ([0.0], np.ones((1, 2)), SHAPE, TypeError, "`ids` must be integers, got dtype"),
-        ([], np.ones((0, 2)), SHAPE, TypeError, "`ids` must be integers, got dtype fl"),
+        (np.ones(0), np.ones((0, 2)), SHAPE, TypeError, "`ids` must be integers, got "),
         ([True], np.ones((1, 2)), SHAPE, TypeError, "`ids` must be integers, got .*bo"),
         (
             [0],
@@ -147,7 +147,7 @@ INTEGERS = "int8 uint8 int16 uint16 int32 uint32 int64 uint64 int4 uint4".split(
 def test_ids_of_any_integer_dtype(dtype):
     """At their own limits too; a table may have more rows than a dtype can count."""
     info = jnp.iinfo(dtype)
-    for num_rows in (3, 5, 200, 70_000):
+    for num_rows in (0, 1, 3, 5, 200, 70_000):
         limits = {info.min, info.min + 1, info.max - 1, info.max}
         ids = sorted({0, 1, 2, 3, 4, -1, num_rows - 1, num_rows} | limits)
         ids = [i for i in ids if info.min <= i <= info.max]
@@ -409,16 +409,15 @@ def test_sums_are_promoted_as_those_of_arrays(left):
         rows, other = some_rows(left), some_rows(right)
         expected = jnp.promote_types(left, right)
         assert (rows + other).dtype == (rows + other).to_dense().dtype == expected
-        assert (rows + other.to_dense()).dtype == expected
         assert (rows.to_dense() + other).dtype == expected
-        np.testing.assert_array_equal((rows + other.to_dense()), 2 * DENSE)
+        np.testing.assert_array_equal((rows.to_dense() + other), 2 * DENSE)
 
 
 def test_no_dtype_is_promoted_where_jax_must_not():
     with pytest.raises(jax.dtypes.TypePromotionError):
         some_rows("bfloat16") * jnp.float32(2)
     with pytest.raises(jax.dtypes.TypePromotionError):
-        some_rows("bfloat16") + jnp.ones(SHAPE)
+        jnp.ones(SHAPE) + some_rows("bfloat16")
 
 
 def test_astype(rows):
@@ -455,9 +454,7 @@ def test_sums_with_dense_arrays(rows, array):
     dense = array(np.arange(8, dtype=np.float32).reshape(4, 2))
     before = np.array(dense)
     for actual, expected in (
-        (rows + dense, DENSE + before),
         (dense + rows, DENSE + before),
-        (rows - dense, DENSE - before),
         (dense - rows, before - DENSE),
         (sum([dense, rows, rows]), before + 2 * DENSE),
     ):
@@ -465,6 +462,31 @@ def test_sums_with_dense_arrays(rows, array):
         np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(dense, before)
     np.testing.assert_array_equal(rows.to_dense(), DENSE)
+
+
+@pytest.mark.parametrize("array", [np.ones, jnp.ones], ids=["numpy", "jax"])
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda rows, dense: rows + dense,
+        lambda rows, dense: rows - dense,
+        lambda rows, dense: sum([rows, dense]),
+        lambda rows, dense: sum([dense, rows], rows),
+        lambda rows, dense: jax.jit(lambda x: rows + x)(dense),
+    ],
+)
+def test_rows_do_not_become_dense_without_a_word(add, array, rows):
+    """As weight decay and momentum of others would make them, which add so."""
+    message = r"as large as the table.*add_decayed_weights.*\.to_dense\(\) \+ array"
+    with pytest.raises(TypeError, match=message):
+        add(rows, array(SHAPE, np.float32))
+
+
+def test_no_ids():
+    for ids in ([], (), np.zeros(0, np.uint8), jnp.zeros(0, jnp.int32)):
+        rows = aj.RowSparse(ids, np.ones((0, 2), np.float32), SHAPE)
+        assert rows.ids.shape == (0,) and rows.ids.dtype == jnp.int32
+        np.testing.assert_array_equal(rows.to_dense(), np.zeros(SHAPE))
 
 
 def test_augmented_assignment_does_not_change_what_was_there(rows):
@@ -602,7 +624,8 @@ BOUNDARIES = {
 @pytest.mark.parametrize("name", BOUNDARIES)
 def test_what_jax_refuses_says_what_to_do(name):
     message = (
-        r"adagrad_jax\.RowSparse \(cannot .*apply it inside, or pass \.to_bcoo\(\)"
+        r"adagrad_jax\.RowSparse \(cannot .*apply it inside, or pass \.to_bcoo\(\).*"
+        r"no array for jax\.numpy.*\.to_dense\(\)"
     )
     with pytest.raises(Exception, match=message):
         BOUNDARIES[name](some_rows())
@@ -705,7 +728,7 @@ def test_sums_of_other_shapes(shape, rows):
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (1, 2), (4, 1), (4, 3), (1, 4, 2)])
 def test_sums_with_arrays_do_not_broadcast(shape, rows):
     for dense in (np.ones(shape, np.float32), jnp.ones(shape)):
-        for add in (lambda d=dense: rows + d, lambda d=dense: d - rows):
+        for add in (lambda d=dense: d + rows, lambda d=dense: d - rows):
             with pytest.raises(
                 ValueError, match="added to an array of shape .*broadca"
             ):
@@ -723,6 +746,9 @@ def test_sums_with_arrays_do_not_broadcast(shape, rows):
         lambda g: g**2,
         lambda g: 1.0 / g,
         lambda g: g + 1.0,
+        lambda g: g + np.float32(1.0),
+        lambda g: np.float32(1.0) + g,
+        lambda g: 1j - g,
         lambda g: 2 - g,
         lambda g: g @ jnp.ones(2),
         lambda g: abs(g),

@@ -534,30 +534,6 @@ def test_out_of_range_ids_never_write():
 # BCOO gradients
 
 
-@pytest.mark.parametrize(
-    "name", ["adagrad", "scale_by_adagrad", "value", "norm", "global-norm", "decay"]
-)
-def test_a_bcoo_is_taken_for_the_rows_that_it_is(name):
-    optimizer = OPTIMIZERS[name](aj.add_decayed_weights)
-    carry = start(optimizer, some_params())
-    batch = tuple(array[0] for array in some_batches())
-    expected = sparse_step(optimizer, carry, batch)
-    gradients = gradients_of(batch)
-    gradients["table"] = gradients["table"].to_bcoo()
-    updates, state = optimizer.update(gradients, carry[1], carry[0])
-    assert_close((aj.apply_updates(carry[0], updates), state), expected)
-
-
-def test_apply_updates_takes_a_bcoo():
-    params, batch = some_params(), tuple(array[0] for array in some_batches())
-    updates = gradients_of(batch)
-    expected = aj.apply_updates(params, updates)
-    updates["table"] = updates["table"].to_bcoo()
-    chex.assert_trees_all_equal(aj.apply_updates(params, updates), expected)
-    added = params["table"] + updates["table"].todense()
-    np.testing.assert_allclose(expected["table"], added, rtol=1e-6)
-
-
 FRONT_DOORS = {
     "scale_by_adagrad": aj.scale_by_adagrad(),
     "adagrad": aj.adagrad(0.1),
@@ -565,35 +541,47 @@ FRONT_DOORS = {
     "clip_by_norm": aj.clip_by_norm(1.0),
     "clip_by_global_norm": aj.clip_by_global_norm(1.0),
     "add_decayed_weights": aj.add_decayed_weights(0.1),
+    "cap_row_norms": aj.cap_row_norms(1.0),
+    "lazy_weight_decay": aj.lazy_weight_decay(0.1, 0.1),
+    "proximal_adagrad": aj.proximal_adagrad(0.1),
+    "ftrl": aj.ftrl(0.1),
+    "dialects.keras3": aj.dialects.keras3(weight_decay=0.1, use_ema=True),
+    "dialects.torch": aj.dialects.torch(weight_decay=0.1),
 }
 
 
-@pytest.mark.parametrize("name", [*FRONT_DOORS, "apply_updates"])
-@pytest.mark.parametrize(
-    "bcoo",
-    [
-        lambda x: BCOO.fromdense(x, n_batch=1),
-        lambda x: BCOO.fromdense(x, n_dense=2),
-    ],
-    ids=["batch", "no-sparse-axis"],
-)
-def test_a_bcoo_sparse_otherwise_is_named(name, bcoo):
+STAND_BEFORE = {
+    "nothing": optax.identity(),
+    "scale": optax.scale(-1),  # and its indices are negative
+    "scale-by-half": optax.scale(0.5),  # and they are floating-point numbers
+    "trace": optax.trace(0.9),
+    "clip": optax.clip(0.5),
+}
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("before", STAND_BEFORE)
+@pytest.mark.parametrize("name", [*FRONT_DOORS, "apply_updates", "global_norm"])
+def test_a_bcoo_is_refused_whatever_was_done_to_it(name, before):
+    """Optax takes its indices for numbers, so by then it names other rows, or none."""
     params = {"layer": {"table": jnp.ones(SHAPE)}}
-    updates = {"layer": {"table": bcoo(jnp.ones(SHAPE))}}
-    message = r"gradient at \['layer'\]\['table'\]: a BCOO must have n_batch=0 and n_sp"
-    with pytest.raises(ValueError, match=message):
+    gradient = aj.RowSparse([1, 4], jnp.ones((2, WIDTH)), SHAPE)
+    bcoo = {"layer": {"table": gradient.to_bcoo()}}
+    updates, _ = STAND_BEFORE[before].update(bcoo, STAND_BEFORE[before].init(bcoo))
+    message = r"at \['layer'\]\['table'\] is a BCOO.*RowSparse\.from_bcoo"
+    with pytest.raises(TypeError, match=message):
         if name == "apply_updates":
             aj.apply_updates(params, updates)
+        elif name == "global_norm":
+            aj.global_norm(updates)
         else:
             transformation = FRONT_DOORS[name]
             transformation.update(updates, transformation.init(params), params)
 
 
-def test_an_integer_bcoo_is_named():
-    params = {"table": jnp.ones(SHAPE)}
-    updates = {"table": BCOO.fromdense(jnp.ones(SHAPE, jnp.int32), n_dense=1)}
-    with pytest.raises(TypeError, match=r"gradient at \['table'\]: `values` must be"):
-        aj.apply_updates(params, updates)
+def test_a_bcoo_is_no_parameter():
+    with pytest.raises(TypeError, match=r"parameter at \['table'\] is a BCOO"):
+        aj.adagrad().init({"table": BCOO.fromdense(jnp.ones(SHAPE), n_dense=1)})
 
 
 # What does not fit
@@ -688,9 +676,6 @@ def test_an_accumulator_that_mixes_rows_takes_no_row_sparse_gradient():
     message = r"gradient at \['table'\] is a RowSparse, but PerAxis\(\) takes whole"
     with pytest.raises(TypeError, match=message):
         optimizer.update(gradients_of(batch), state, params)
-    bcoo = gradients_of(batch) | {"table": gradients_of(batch)["table"].to_bcoo()}
-    with pytest.raises(TypeError, match=message):
-        optimizer.update(bcoo, state, params)
 
 
 @pytest.mark.parametrize("run", [eagerly, jitted], ids=lambda mode: mode.__name__)
@@ -1018,6 +1003,27 @@ def test_what_makes_an_array_of_the_tables_size_would_be_found():
         if f"[{NUM_MANY}," in result
     }
     assert not opcodes <= IN_PLACE
+
+
+def test_models_side_by_side_copy_no_table():
+    """Under two vmaps; one model names one row many times, one as many as it can."""
+    shape, num_ids, optimizer = (20_000, 4), 600, aj.adagrad(0.1)
+
+    def step(table, state, ids):
+        gradient = aj.RowSparse(ids, jnp.ones((num_ids, 4)), shape)
+        updates, state = optimizer.update(gradient, state, table)
+        return aj.apply_updates(table, updates), state
+
+    ids = jnp.stack([jnp.full(num_ids, 7), jnp.arange(num_ids) * 3, jnp.arange(600)])
+    ids = ids.astype(jnp.int32)[:, None]
+    one = jnp.zeros(shape), optimizer.init(jnp.zeros(shape))
+    tables = jax.tree.map(lambda x: jnp.stack([x] * 3)[:, None], one)
+    many = jax.jit(jax.vmap(jax.vmap(step)), donate_argnums=(0, 1))
+    compiled = many.lower(*tables, ids).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < one[0].nbytes
+    expected = [jax.jit(step)(*one, ids[i, 0]) for i in range(3)]
+    result = jax.tree.map(lambda x: x[:, 0], compiled(*tables, ids))
+    assert_close(result, jax.tree.map(lambda *x: jnp.stack(x), *expected))
 
 
 @pytest.mark.parametrize("name", ["adagrad", "clip-l2", "optax-apply", "two-tables"])
