@@ -1,18 +1,12 @@
-"""Optax transformations, and row-sparse training, inside Keras 3 itself.
-
-For models of Keras 3 on its JAX backend: :class:`Optimizer` is a
-``keras.optimizers.Optimizer`` around any Optax transformation, :class:`Adagrad` that
-around this library's, and :class:`RowSparseTraining` lets ``fit`` train embedding
-tables in the rows that a batch reads. It is the only module that imports Keras, which
-``pip install adagrad_jax[keras]`` brings, and not imported by ``import adagrad_jax``.
-"""
+"""Optax transformations, this library's Adagrad among them, as optimizers of Keras 3."""
 
 # Keras' own types are partly unknown.
 # pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false
 # pyright: reportIncompatibleMethodOverride=false, reportPrivateUsage=false
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,20 +16,15 @@ import optax
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.protocol import Accumulator
 from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
-from adagrad_jax._rows.gradient import value_and_grad
+from adagrad_jax._lazy_decay import catch_up_weight_decay, lazy_weight_decay
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras._built import unique_names
 from adagrad_jax.keras._slots import Slots, restrict, slot_of
-
-if keras.backend.backend() != "jax":
-    raise ImportError(
-        "adagrad_jax.keras3 needs Keras' JAX backend, got "
-        f"{keras.backend.backend()!r}; set the environment variable KERAS_BACKEND=jax "
-        "before Keras is imported."
-    )
+from adagrad_jax.keras3._accumulators import accumulator_config, accumulator_of
 
 LearningRate = (
     float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], ArrayLike]
@@ -119,13 +108,29 @@ class Optimizer(keras.optimizers.Optimizer):
         super().build(variables)
         keys = unique_names(variables)
         self._box.keys = dict(zip(map(id, variables), keys, strict=True))
-        values = [variable.value for variable in variables]
-        params = Slots(zip(keys, values, strict=True))
+        by_key = Slots(zip(keys, variables, strict=True))
+        transformation = self._box.transformation
+        self._box.state = self._variables_for(transformation, by_key)
+        # Averages and accumulated gradients are of whole variables, and a constraint is
+        # put on whole ones: in them no row may be behind.
+        whole = self.use_ema or self.gradient_accumulation_steps
+        if self._box.lazily and self.weight_decay and not whole:
+            lazy = Slots(
+                (key, variable)
+                for key, variable in by_key.items()
+                if self._use_weight_decay(variable) and variable.constraint is None
+            )
+            self._box.decay = self._variables_for(lazy_weight_decay(0.0, 0.0), lazy)
+
+    def _variables_for(
+        self, transformation: optax.GradientTransformation, by_key: Slots
+    ) -> Any:
+        """The state of a transformation of these, with a variable for each array."""
+        params = Slots((key, variable.value) for key, variable in by_key.items())
         leaves, structure = jax.tree_util.tree_flatten_with_path(
-            self._box.transformation.init(params)
+            transformation.init(params)
         )
-        by_key = dict(zip(keys, variables, strict=True))
-        self._box.state = structure.unflatten(
+        return structure.unflatten(
             [self._variable_like(leaf, *slot_of(path), by_key) for path, leaf in leaves]
         )
 
@@ -162,16 +167,83 @@ class Optimizer(keras.optimizers.Optimizer):
         params = Slots(zip(keys, values, strict=True))
         updates, state = self._box.transformation.update(
             Slots(zip(keys, grads, strict=True)),
-            jax.tree.map(lambda cell: cell.value, cells),
+            _values(cells),
             params,
         )
         if not self._has_own_rate:
             rate = jnp.asarray(learning_rate)
             updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
+        if self._box.in_rows and self._box.decay is not None:
+            updates = self._decay_rows(updates, params, learning_rate)
         new: Any = apply_updates(params, updates)
         for key, variable in zip(keys, trainable_variables, strict=True):
             variable.assign(new[key])
-        jax.tree.map(lambda cell, value: cell.assign(value), cells, state)
+        _assign(cells, state)
+
+    def _decay_rows(self, updates: Any, params: Any, learning_rate: Any) -> Any:
+        """The updates, with the decay of the rows that they change in them."""
+        keys = [key for key in updates if key in self._box.decay.of_rows]
+        cells = restrict(self._box.decay, keys)
+        decay = lazy_weight_decay(jnp.asarray(learning_rate), self.weight_decay)
+        decayed, state = decay.update(
+            restrict(updates, keys), _values(cells), restrict(params, keys)
+        )
+        _assign(cells, state)
+        return Slots({**updates, **decayed})
+
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        if self._box.decay is not None:
+            if self._box.in_rows:
+                lazy = self._box.decay.of_rows
+                keys = self._box.keys
+                variables = [v for v in variables if keys[id(v)] not in lazy]
+            else:  # a step of the user's own, which knows of no rows
+                self.catch_up()
+        super()._apply_weight_decay(variables)
+
+    @property
+    def decays_rows(self) -> bool:
+        """Whether weight decay is put off until rows are read."""
+        return self._box.decay is not None
+
+    def put_off_decay(self) -> None:
+        """Has weight decay put off until rows are read: for who catches up with it.
+
+        :class:`RowSparseTraining` does. Once the optimizer is built, it is too late.
+        """
+        self._box.lazily = self._box.lazily or not self.built
+
+    @contextlib.contextmanager
+    def in_rows(self) -> Iterator[None]:
+        """A step before which :meth:`catch_up` has been called for the rows in it."""
+        self._box.in_rows = True
+        try:
+            yield
+        finally:
+            self._box.in_rows = False
+
+    def catch_up(self, rows: Mapping[int, Any] | None = None) -> None:
+        """Does to rows what weight decay has put off.
+
+        Args:
+          rows: For each variable, by its id, the rows that will be read, or a slice
+            that has all of them. None for all rows of all variables.
+        """
+        if self._box.decay is None:
+            return
+        by_key = Slots(
+            (self._box.keys[id(v)], v)
+            for v in self._trainable_variables
+            if self._box.keys[id(v)] in self._box.decay.of_rows
+        )
+        params, state = Slots(_values(by_key)), _values(self._box.decay)
+        if rows is None:
+            params, state = _catch_up_all(params, state)
+        else:
+            wanted = Slots((key, rows[id(v)]) for key, v in by_key.items())
+            params, state = catch_up_weight_decay(params, state, wanted)
+        _assign(by_key, params)
+        _assign(self._box.decay, state)
 
     def _clip_gradients(self, grads: Sequence[Any]) -> Sequence[Any]:
         """Keras' clips are for arrays only."""
@@ -191,7 +263,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
     ) -> None:
         if self.gradient_accumulation_steps:  # Keras accumulates in arrays
-            grads = _to_dense(grads)
+            grads = to_dense(grads)
         super()._backend_apply_gradients(grads, trainable_variables)
 
     def get_config(self) -> dict[str, Any]:
@@ -238,10 +310,14 @@ class Adagrad(Optimizer):
       initial_accumulator_value: The accumulators at the start, at least 0.
       epsilon: Added under the root.
       name: The optimizer's name.
+      accumulator: What is remembered of each variable, such as
+        :class:`adagrad_jax.RowWise`; None for what Keras does, one number for each, in
+        the variable's dtype. A file has it with the model; one of a class of your own
+        is found by the class' name among ``custom_objects``.
       **kwargs: As in :class:`Optimizer`.
 
     Raises:
-      TypeError: If an argument is no number.
+      TypeError: If an argument is no number, or ``accumulator`` no accumulator.
       ValueError: If one is out of range.
 
     Example:
@@ -259,77 +335,48 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         name: str = "adagrad",
+        *,
+        accumulator: Accumulator | None = None,
         **kwargs: Any,
     ) -> None:
         transformation = scale_by_adagrad(
             initial_accumulator_value,
             epsilon,
-            accumulator=Diagonal(dtype="parameter"),
+            accumulator=accumulator or Diagonal(dtype="parameter"),
             epsilon_in_sqrt=True,
         )
         super().__init__(transformation, learning_rate, name, **kwargs)
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
+        self.accumulator = accumulator
 
     def get_config(self) -> dict[str, Any]:
-        """Keras' dictionary."""
+        """Keras' dictionary.
+
+        Raises:
+          TypeError: If the accumulator cannot be written down: one of your own must be
+            a dataclass of numbers, strings and dtypes, as this library's are.
+        """
         return {
             **super().get_config(),
             "initial_accumulator_value": self.initial_accumulator_value,
             "epsilon": self.epsilon,
+            "accumulator": accumulator_config(self.accumulator),
         }
 
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> "Adagrad":
+        """The optimizer whose ``get_config`` gave ``config``.
 
-class RowSparseTraining:
-    """Mixed into a Keras model, trains its embedding tables row-sparsely.
-
-    ``fit`` then takes gradients with :func:`adagrad_jax.value_and_grad`: a table that
-    the model reads by rows only, as ``keras.layers.Embedding`` does, gets a
-    :class:`adagrad_jax.RowSparse` gradient, and an :class:`Optimizer` of this module
-    changes no other rows. Other optimizers get ordinary arrays. Mind that Keras' weight
-    decay and moving average are about whole tables in each step.
-
-    Put it first: ``class Model(RowSparseTraining, keras.Model)``, and use that class
-    where you would use ``keras.Model``, for functional models too.
-
-    Example:
-      >>> import keras, numpy as np
-      >>> from adagrad_jax import keras3
-      >>> class Model(keras3.RowSparseTraining, keras.Model):
-      ...     pass
-      >>> ids = keras.Input((3,), dtype="int32")
-      >>> rows = keras.layers.Embedding(1000, 4)(ids)
-      >>> model = Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(rows)))
-      >>> model.compile(optimizer=keras3.Adagrad(0.1), loss="mse")
-      >>> history = model.fit(np.ones((8, 3), "int32"), np.ones((8, 1)), verbose=0)
-    """
-
-    def train_step(self, state: Any, data: Any) -> Any:
-        """One step of ``fit``; Keras calls it."""
-        model: Any = self
-        trainable, non_trainable, optimizer_variables, metrics = state
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        differentiate = value_and_grad(model.compute_loss_and_updates, has_aux=True)
-        (_, aux), grads = differentiate(
-            trainable,
-            non_trainable,
-            metrics,
-            x,
-            y,
-            sample_weight,
-            training=True,
-            optimizer_variables=optimizer_variables,
-        )
-        unscaled_loss, predicted, non_trainable, metrics = aux
-        if not isinstance(model.optimizer, Optimizer):
-            grads = _to_dense(grads)
-        trainable, optimizer_variables = model.optimizer.stateless_apply(
-            optimizer_variables, grads, trainable
-        )
-        logs, metrics = model._update_metrics_variables(
-            metrics, unscaled_loss, x, y, predicted, sample_weight
-        )
-        return logs, (trainable, non_trainable, optimizer_variables, metrics)
+        Raises:
+          ValueError: If the accumulator is of a class that neither this library, nor
+            ``custom_objects``, nor Keras knows.
+        """
+        accumulator = accumulator_of(config.get("accumulator"), custom_objects)
+        config = {**config, "accumulator": accumulator}
+        return super().from_config(config, custom_objects)  # pyright: ignore
 
 
 @dataclasses.dataclass
@@ -340,12 +387,31 @@ class _Box:
       transformation: The optimizer's.
       keys: For each model variable, by its id, its key in Slots.
       state: The transformation's, with a Keras variable for each array.
+      lazily: Whether weight decay is to be put off.
+      decay: The state of ``lazy_weight_decay``, likewise, for the variables whose decay
+        is put off; None if there are none.
+      in_rows: Whether a step of rows is being made, as against one of whole variables.
     """
 
     transformation: optax.GradientTransformationExtraArgs
     keys: dict[int, str] = dataclasses.field(default_factory=dict)
     state: Any = None
+    lazily: bool = False
+    decay: Any = None
+    in_rows: bool = False
 
 
-def _to_dense(gradients: Sequence[Any]) -> list[Any]:
+_catch_up_all = jax.jit(lambda params, state: catch_up_weight_decay(params, state))
+
+
+def to_dense(gradients: Sequence[Any]) -> list[Any]:
+    """The gradients, all of them arrays."""
     return [g.to_dense() if isinstance(g, RowSparse) else g for g in gradients]
+
+
+def _values(cells: Any) -> Any:
+    return jax.tree.map(lambda cell: cell.value, cells)
+
+
+def _assign(cells: Any, values: Any) -> None:
+    jax.tree.map(lambda cell, value: cell.assign(value), cells, values)
