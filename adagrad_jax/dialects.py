@@ -174,7 +174,8 @@ def keras3(
       clipvalue: Bound on the absolute value of each number in a gradient.
       global_clipnorm: Bound on the joint norm of all gradients.
       use_ema: Whether to keep an exponential moving average of the parameters,
-        ``optax.tree.get(state, "average")``. Needs ``params``.
+        ``optax.tree.get(state, "average")``. Needs ``params``. Each step then takes
+        the time of whole tables, also with row-sparse gradients.
       ema_momentum: The share of the average that stays at each call, in [0, 1].
       ema_overwrite_frequency: After so many updates, again and again, the parameters
         become their average. None: never.
@@ -186,8 +187,8 @@ def keras3(
       An Optax transformation.
 
     Raises:
-      TypeError: If an argument is no number; if a gradient is a :class:`RowSparse`, or
-        BCOO, and ``weight_decay``, ``gradient_accumulation_steps`` or
+      TypeError: If an argument is no number; if a gradient is a :class:`RowSparse`,
+        and ``weight_decay``, ``gradient_accumulation_steps`` or
         ``ema_overwrite_frequency`` is given, which are about whole parameters.
       ValueError: If one is out of range, or two kinds of clipping are given.
 
@@ -313,7 +314,7 @@ def torch(
       TypeError: If an argument is no number; if a parameter is complex, which PyTorch
         takes for a pair of real ones (wrap with
         ``optax.contrib.split_real_and_imaginary``); if a gradient is a
-        :class:`RowSparse`, or BCOO, and ``weight_decay`` is not 0, as there.
+        :class:`RowSparse`, and ``weight_decay`` is not 0, as there.
       ValueError: If an argument is negative, NaN or infinite.
 
     Example:
