@@ -244,7 +244,8 @@ def _fold(
         return lax.while_loop(lambda s: s[0] < end, block, (start, carry))[1]
 
     def in_one_pass(carry: Carry, sums: Sums, *others: Any) -> Carry:
-        return visit(carry, *_all_slots(sums), *others)
+        rows = _sum_neighbours(sums.entries, sums.distinct)
+        return visit(carry, *_all_slots(sums, rows), *others)
 
     def run(*args: Any) -> Carry:
         return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
@@ -261,7 +262,12 @@ def _all_rows(
     stage_operands: tuple[tuple[Any, ...], ...],
 ) -> jax.Array:
     def run(sums: Sums, stage_operands: tuple[tuple[Any, ...], ...]) -> jax.Array:
-        rows, place = _all_slots(sums)
+        distinct = sums.distinct
+        rows = lax.platform_dependent(
+            cpu=lambda: _sum_slots(sums.entries, distinct.slot, distinct.ids.size),
+            default=lambda: _sum_neighbours(sums.entries, distinct),
+        )
+        rows, place = _all_slots(sums, rows)
         return _through(functions, stage_operands, rows.astype(sums.dtype), place)
 
     entries = gathered(sums.entries)
@@ -314,19 +320,14 @@ def _is_before_own_end(
     return in_use, True
 
 
-def _all_slots(sums: Sums) -> tuple[jax.Array, Place]:
-    """All of them at once."""
+def _all_slots(sums: Sums, rows: jax.Array) -> tuple[jax.Array, Place]:
+    """All of them at once, given what each one's entries sum up to."""
     distinct = sums.distinct
-    num_slots = distinct.ids.size
-    position = jnp.arange(num_slots, dtype=jnp.int32)
+    position = jnp.arange(distinct.ids.size, dtype=jnp.int32)
     # Not all the same: many writes to one place would wait for one another.
     repeated = lax.rem(position, jnp.maximum(distinct.num_used, 1))
     in_use = position < distinct.num_used
     ids = jnp.where(in_use[0], read(distinct.ids, repeated), 0)
-    rows = lax.platform_dependent(
-        cpu=lambda: _sum_slots(sums.entries, distinct.slot, num_slots),
-        default=lambda: _sum_neighbours(sums.entries, distinct),
-    )
     return read(rows, repeated), Place(ids, in_use, in_use[0], 0, sums.row_axes)
 
 
