@@ -60,3 +60,13 @@ def test_contenders_for_rows_run_together_as_far_as_they_fit(tmp_path):
     np.save(tmp_path / "FBGEMM.npy", np.full((2, 3), 0.0151))
     with pytest.raises(RuntimeError, match="FBGEMM computes something else than torch"):
         rows.check_agreement(contenders, tmp_path, case)
+
+
+def test_small_tables_in_a_hurry(quick, machine_asks_itself, tmp_path):
+    said = quick("rows.small")
+    results = json.loads((tmp_path / "rows.small.cpu.json").read_text())
+    assert len(results["cases"]) == len(results["targets"]) == 2
+    for contenders in results["cases"].values():
+        assert set(contenders) == {"auto", "rows", "dense"}
+    assert said.count(" met\n") + said.count(" MISSED\n") == 2
+    assert (tmp_path / "rows.small.cpu.png").stat().st_size > 10_000
