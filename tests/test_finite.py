@@ -32,7 +32,6 @@ def rows(*values, dtype=jnp.float32, ids=(1, 1)):
         (rows(4e4, 4e4), True),
         (rows(4e4, 4e4, dtype=jnp.float16, ids=(0, 2)), True),
         (rows(NAN, NAN, ids=(3, 9)), True),  # no row of the table
-        (rows(1.0, INF).to_bcoo(), False),
         (aj.RowSparse(jnp.zeros(0, int), jnp.zeros((0, 1)), (3, 1)), True),
     ],
     ids=str,
@@ -41,6 +40,22 @@ def test_all_finite(tree, finite):
     result = aj.all_finite(tree)
     assert result.shape == () and result.dtype == bool
     assert bool(result) == finite
+
+
+def test_a_bcoo_is_refused():
+    """Its entries do not tell whether their sums are finite."""
+    gradient = {"table": rows(3e38, 3e38).to_bcoo()}
+    finite = aj.apply_if_finite(aj.adagrad(0.1))
+    state = finite.init({"table": jnp.ones((3, 1))})
+    for ask in (aj.all_finite, lambda tree: finite.update(tree, state)):
+        with pytest.raises(TypeError, match=r"at \['table'\] is a BCOO.*from_bcoo"):
+            ask(gradient)
+
+
+def test_the_state_comes_after_the_gradients():
+    finite = aj.apply_if_finite(aj.adagrad(0.1))
+    with pytest.raises(TypeError, match=r"update\(gradients, state, params\)"):
+        finite.update(finite.init(jnp.ones(2)), jnp.ones(2))
 
 
 def gradients(params, ids, factor):

@@ -25,6 +25,8 @@ W, SHAPE = jnp.array([1.0, 2.0]), (4, 2)
 BOTH = {"v": W, "w": W}
 TABLE = jnp.ones(SHAPE)
 ROWS = aj.RowSparse([1, 1], jnp.array([[1.0, 2.0], [3.0, 4.0]]), SHAPE)
+TWO_TABLES = jnp.ones((2, 3, 2))
+ROWS_OF_TWO = aj.RowSparse([1, 4], jnp.ones((2, 2)), TWO_TABLES.shape)
 OPTIMIZER = aj.adagrad(0.1)
 
 
@@ -47,6 +49,19 @@ def dense(gradient):
 def in_jit(gradient):
     """Whatever jit can carry comes back as it was."""
     return jax.jit(lambda x: x)(gradient)
+
+
+def beside_another(accumulator, other):
+    """One keeps what it must of a table, another of two tables in one array."""
+    optimizer = optax.partition(
+        {
+            "one": aj.adagrad(accumulator=accumulator),
+            "two": aj.adagrad(accumulator=other),
+        },
+        {"one": "one", "two": "two"},
+    )
+    gradients = {"one": ROWS, "two": ROWS_OF_TWO}
+    step(optimizer, gradients, {"one": TABLE, "two": TWO_TABLES})
 
 
 # An integer among the parameters
@@ -316,6 +331,7 @@ CASES = [
         [
             lambda: step(OPTIMIZER, aj.RowSparse.from_bcoo(ROWS.to_bcoo()), TABLE),
             lambda: step(OPTIMIZER, ROWS.to_bcoo().todense(), TABLE),
+            lambda: aj.all_finite(aj.RowSparse.from_bcoo(ROWS.to_bcoo())),
         ],
     ),
     (
@@ -436,7 +452,7 @@ CASES = [
     (
         "BCOO.fromdense(x, n_dense=x.ndim - 1) makes one, and array.todense() is an "
         "ordinary gradient.",
-        lambda: aj.RowSparse.from_bcoo(BCOO.fromdense(TABLE)),
+        lambda: aj.RowSparse.from_bcoo(BCOO.fromdense(TABLE, n_batch=1)),
         [
             lambda: aj.RowSparse.from_bcoo(
                 BCOO.fromdense(TABLE, n_dense=TABLE.ndim - 1)
@@ -445,13 +461,46 @@ CASES = [
         ],
     ),
     (
-        "pass ids.ravel() and values.reshape(-1, *shape[1:]).",
+        "pass ids.ravel() and values.reshape(-1, *shape[row_axes:]).",
         lambda: aj.RowSparse(IDS[None], TABLE[None, :2], SHAPE),
         [
             lambda: aj.RowSparse(
                 IDS[None].ravel(), TABLE[None, :2].reshape(-1, *SHAPE[1:]), SHAPE
             )
         ],
+    ),
+    (
+        "use RowWise(row_axes=2) or Diagonal() for this leaf (optax.partition), or "
+        "give it .to_dense().",
+        lambda: step(aj.adagrad(accumulator=aj.SM3()), ROWS_OF_TWO, TWO_TABLES),
+        [
+            lambda: beside_another(aj.SM3(), aj.RowWise(row_axes=2)),
+            lambda: beside_another(aj.SM3(), aj.Diagonal()),
+            lambda: step(
+                aj.adagrad(accumulator=aj.SM3()), ROWS_OF_TWO.to_dense(), TWO_TABLES
+            ),
+        ],
+    ),
+    (
+        "`init` sees the parameter alone: tell what keeps numbers of rows (RowWise, "
+        "lazy_weight_decay) row_axes=2, or give it .to_dense().",
+        lambda: step(aj.adagrad(accumulator=aj.RowWise()), ROWS_OF_TWO, TWO_TABLES),
+        [
+            lambda: step(
+                aj.adagrad(accumulator=aj.RowWise(row_axes=2)), ROWS_OF_TWO, TWO_TABLES
+            ),
+            lambda: step(
+                aj.lazy_weight_decay(0.1, 0.1, row_axes=2), ROWS_OF_TWO, TWO_TABLES
+            ),
+            lambda: step(
+                aj.adagrad(accumulator=aj.RowWise()), ROWS_OF_TWO.to_dense(), TWO_TABLES
+            ),
+        ],
+    ),
+    (
+        "tell it row_axes=2.",
+        lambda: step(aj.cap_row_norms(9.0), ROWS_OF_TWO, TWO_TABLES),
+        [lambda: step(aj.cap_row_norms(9.0, row_axes=2), ROWS_OF_TWO, TWO_TABLES)],
     ),
     (
         "convert them where they are made, so that no row is lost to rounding.",

@@ -37,10 +37,11 @@ class _OpaqueType(type):
     def __repr__(cls) -> str:
         return (
             "adagrad_jax.RowSparse (cannot leave or enter jit, vmap, scan or cond, nor "
-            "what has one inside, as optax.MultiSteps and apply_if_finite have: apply "
-            "it inside, or pass .to_bcoo() or its .ids and .values. It is no array for "
-            "jax.numpy: use the clips and the global_norm of adagrad_jax, or "
-            ".to_dense(), also for psum and the like, which would add up ids)"
+            "what has one inside, as optax.MultiSteps and optax.apply_if_finite have "
+            "(adagrad_jax.apply_if_finite takes it): apply it inside, or pass "
+            ".to_bcoo() or its .ids and .values. It is no array for jax.numpy: use the "
+            "clips and the global_norm of adagrad_jax, or .to_dense(), also for psum "
+            "and the like, which would add up ids)"
         )
 
 
