@@ -88,7 +88,7 @@ def _for_all(model: Any, trainable: Any) -> Iterator[str]:
             "`use_ema` averages whole tables: leave it out, or save weights of several "
             "epochs and average those."
         )
-    if optimizer.weight_decay and not optimizer.decays_rows:
+    if optimizer.weight_decay and not optimizer.put_off():
         whole = optimizer.use_ema or optimizer.gradient_accumulation_steps
         remedy = (
             "it is put off until rows are read only without `use_ema` and "
@@ -110,8 +110,9 @@ def _for_one(variable: Any) -> Iterator[str]:
     if variable.constraint is not None:
         yield (
             f"its constraint, {type(variable.constraint).__name__}, is put on the "
-            "whole table: leave it out, or use keras3.Optimizer with "
-            "adagrad_jax.cap_row_norms last in its chain for a bound on rows' norms."
+            "whole table: leave it out; the norms of rows are bounded by "
+            "keras3.Optimizer(optax.chain(adagrad_jax.adagrad(rate), "
+            "adagrad_jax.cap_row_norms(bound)), learning_rate=None)."
         )
 
 

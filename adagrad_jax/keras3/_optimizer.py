@@ -1,4 +1,4 @@
-"""Optax transformations, this library's Adagrad among them, as optimizers of Keras 3."""
+"""Optax transformations as optimizers of Keras 3, this library's Adagrad among them."""
 
 # Keras' own types are partly unknown.
 # pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false
@@ -6,7 +6,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_val
 from adagrad_jax._lazy_decay import catch_up_weight_decay, lazy_weight_decay
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras._built import unique_names
-from adagrad_jax.keras._slots import Slots, restrict, slot_of
+from adagrad_jax.keras._slots import Slots, merge, restrict, slot_of
 from adagrad_jax.keras3._accumulators import accumulator_config, accumulator_of
 
 LearningRate = (
@@ -189,22 +189,23 @@ class Optimizer(keras.optimizers.Optimizer):
             restrict(updates, keys), _values(cells), restrict(params, keys)
         )
         _assign(cells, state)
-        return Slots({**updates, **decayed})
+        return merge(updates, decayed)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         if self._box.decay is not None:
             if self._box.in_rows:
-                lazy = self._box.decay.of_rows
-                keys = self._box.keys
-                variables = [v for v in variables if keys[id(v)] not in lazy]
+                later = set(map(id, self.put_off()))
+                variables = [v for v in variables if id(v) not in later]
             else:  # a step of the user's own, which knows of no rows
                 self.catch_up()
         super()._apply_weight_decay(variables)
 
-    @property
-    def decays_rows(self) -> bool:
-        """Whether weight decay is put off until rows are read."""
-        return self._box.decay is not None
+    def put_off(self) -> list[keras.Variable]:
+        """The variables whose weight decay is put off until their rows are read."""
+        if self._box.decay is None:
+            return []
+        keys, lazy = self._box.keys, self._box.decay.of_rows
+        return [v for v in self._trainable_variables if keys[id(v)] in lazy]
 
     def put_off_decay(self) -> None:
         """Has weight decay put off until rows are read: for who catches up with it.
@@ -214,7 +215,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self._box.lazily = self._box.lazily or not self.built
 
     @contextlib.contextmanager
-    def in_rows(self) -> Iterator[None]:
+    def in_rows(self) -> Generator[None]:
         """A step before which :meth:`catch_up` has been called for the rows in it."""
         self._box.in_rows = True
         try:
@@ -222,25 +223,22 @@ class Optimizer(keras.optimizers.Optimizer):
         finally:
             self._box.in_rows = False
 
-    def catch_up(self, rows: Mapping[int, Any] | None = None) -> None:
+    def catch_up(self, rows: Sequence[Any] | None = None) -> None:
         """Does to rows what weight decay has put off.
 
         Args:
-          rows: For each variable, by its id, the rows that will be read, or a slice
-            that has all of them. None for all rows of all variables.
+          rows: For each of :meth:`put_off` the rows that will be read, or a slice that
+            has all of them. None for all rows of all variables.
         """
-        if self._box.decay is None:
+        variables = self.put_off()
+        if not variables:
             return
-        by_key = Slots(
-            (self._box.keys[id(v)], v)
-            for v in self._trainable_variables
-            if self._box.keys[id(v)] in self._box.decay.of_rows
-        )
+        by_key = Slots((self._box.keys[id(v)], v) for v in variables)
         params, state = Slots(_values(by_key)), _values(self._box.decay)
         if rows is None:
             params, state = _catch_up_all(params, state)
         else:
-            wanted = Slots((key, rows[id(v)]) for key, v in by_key.items())
+            wanted = Slots(zip(by_key, rows, strict=True))
             params, state = catch_up_weight_decay(params, state, wanted)
         _assign(by_key, params)
         _assign(self._box.decay, state)

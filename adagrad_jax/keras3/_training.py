@@ -53,7 +53,7 @@ class RowSparseTraining:
       >>> history = model.fit(np.ones((8, 3), "int32"), np.ones((8, 1)), verbose=0)
     """
 
-    _is_said = False
+    _is_said = _is_said_of_batch = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,7 +69,7 @@ class RowSparseTraining:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "optimizer":  # by `compile`, which Keras wants nobody to override
-            self._is_said = False
+            self._is_said = self._is_said_of_batch = False
             optimizer = with_rows(value)
             if optimizer is not None:
                 optimizer.put_off_decay()
@@ -94,7 +94,7 @@ class RowSparseTraining:
             )
 
         optimizer = with_rows(model.optimizer)
-        if optimizer is not None and optimizer.decays_rows:
+        if optimizer is not None and optimizer.put_off():
             trainable, optimizer_variables = _caught_up(
                 model, optimizer, loss, trainable, optimizer_variables
             )
@@ -120,10 +120,26 @@ class RowSparseTraining:
         )
         return logs, (trainable, non_trainable, optimizer_variables, metrics)
 
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """``keras.Model.train_on_batch``, which hands the weights out each time."""
+        model: Any = super()
+        logs = model.train_on_batch(*args, **kwargs)
+        optimizer = with_rows(getattr(self, "optimizer", None))
+        if optimizer is not None and optimizer.put_off() and not self._is_said_of_batch:
+            self._is_said_of_batch = True
+            warnings.warn(
+                "`train_on_batch` hands all weights out after each batch, and so "
+                "`weight_decay` takes the time of whole tables: use `fit`, which does "
+                "so after each epoch.",
+                stacklevel=2,
+            )
+        return logs
+
     def jax_state_sync(self) -> None:
         """Hands the weights out; Keras calls it after each epoch, and to save."""
         model: Any = super()
-        is_behind = getattr(self, "_jax_state", None) and not self._jax_state_synced  # pyright: ignore
+        synced = getattr(self, "_jax_state_synced", True)
+        is_behind = getattr(self, "_jax_state", None) and not synced
         model.jax_state_sync()
         optimizer = with_rows(getattr(self, "optimizer", None))
         if is_behind and optimizer is not None:
@@ -138,12 +154,9 @@ def _caught_up(
     optimizer_variables: Any,
 ) -> tuple[Any, Any]:
     """The variables' values with no row behind in its decay that ``loss`` will read."""
-    ids = _ids_read(loss, trainable, optimizer_variables)
-    every = slice(None)
-    rows = {
-        id(variable): every if ids is None else ids
-        for variable, ids in zip(model.trainable_variables, ids, strict=True)
-    }
+    place = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    places = [place[id(variable)] for variable in optimizer.put_off()]
+    rows = _rows_read(loss, trainable, optimizer_variables, places)
     mapping = [
         *zip(model.trainable_variables, trainable, strict=True),
         *zip(model.optimizer.variables, optimizer_variables, strict=True),
@@ -156,10 +169,13 @@ def _caught_up(
     )
 
 
-def _ids_read(
-    loss: Callable[..., Any], trainable: Any, optimizer_variables: Any
-) -> list[jax.Array | None]:
-    """Of each variable the rows that ``loss`` reads, None for all of them.
+def _rows_read(
+    loss: Callable[..., Any],
+    trainable: Any,
+    optimizer_variables: Any,
+    places: list[int],
+) -> list[Any]:
+    """Of the variables at these places the rows that ``loss`` reads, or all of them.
 
     Nothing else of the gradient is used, so that XLA computes nothing else.
     """
@@ -168,21 +184,24 @@ def _ids_read(
         differentiate = value_and_grad(loss, has_aux=True)
         grads = differentiate(trainable, optimizer_variables)[1]
         return [
-            g.to_bcoo().indices[:, 0] if isinstance(g, RowSparse) else None
-            for g in grads
+            grads[i].to_bcoo().indices[:, 0]
+            if isinstance(grads[i], RowSparse)
+            else None
+            for i in places
         ]
 
     # Under a vmap over the variables, of which there is one, to be told if ids depend
     # on them: then these are not the rows that the loss will read.
     one = [jnp.expand_dims(value, 0) for value in trainable]
     try:
-        return jax.vmap(ids_of, out_axes=None, axis_size=1)(one)
+        found = jax.vmap(ids_of, out_axes=None, axis_size=1)(one)
     except ValueError as error:
         if "out_axes" not in str(error):
             raise
         raise ValueError(
             "with `weight_decay` RowSparseTraining must know which rows a batch reads, "
-            "but here that depends on the weights; call "
-            "optimizer.exclude_from_weight_decay for the tables before `compile`, or "
-            "use plain keras.Model."
+            "but here that depends on the weights; before `compile` call "
+            "optimizer.exclude_from_weight_decay(var_names=['embeddings']), or what "
+            "names the tables, or derive the model from keras.Model alone."
         ) from error
+    return [slice(None) if ids is None else ids for ids in found]
