@@ -21,8 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -103,7 +101,7 @@ def sum_of_squares(tree):
     return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
 
 
-# Random programs: reads of two tables by every spelling, in every nesting.
+# Reads by every spelling; random programs of them are in test_programs.py.
 
 
 def for_each(read):
@@ -217,157 +215,8 @@ def scan(read):
     return scanned
 
 
-def fori_loop(read):
-    def looped(table, ids):
-        rows = jax.eval_shape(read, table, ids)
-        start = jnp.zeros(rows.shape, rows.dtype)
-        return lax.fori_loop(0, 2, lambda _, sum: sum + read(table, ids), start)
-
-    return looped
-
-
 def cast(read):
     return lambda table, ids: read(table.astype(BFLOAT16), ids).astype(jnp.float32)
-
-
-def cond(read):
-    return lambda table, ids: lax.cond(
-        jnp.sum(ids) % 2 == 0, read, lambda *args: 2 * read(*args), table, ids
-    )
-
-
-def custom_jvp(read):
-    """With a rule that gives -1 times the derivative."""
-    read_with_rule = jax.custom_jvp(read)
-
-    @read_with_rule.defjvp
-    def _(primals, tangents):
-        table, ids = primals
-        rows, tangent = jax.jvp(lambda table: read(table, ids), (table,), tangents[:1])
-        return rows, -tangent
-
-    return read_with_rule
-
-
-WRAPPERS = {
-    "jit": jax.jit,
-    "remat": jax.checkpoint,
-    "scan": scan,
-    "fori_loop": fori_loop,
-    "vmap": lambda read: (
-        lambda table, ids: jax.vmap(read, (None, 0))(
-            table, jnp.stack([ids, jnp.flip(ids)])
-        )
-    ),
-    "vmap of last axes": lambda read: (
-        lambda table, ids: jax.vmap(read, (None, -1), -1)(
-            table, jnp.stack([ids, jnp.flip(ids)], -1)
-        )
-    ),
-    "cast": cast,
-}
-DENSE_WRAPPERS = {
-    "cond": cond,
-    "custom_jvp": custom_jvp,
-    "vmap of the table": lambda read: (
-        lambda table, ids: jax.vmap(read, (0, None))(jnp.stack([table, -table]), ids)
-    ),
-}
-
-
-@st.composite
-def tables(draw):
-    row = draw(st.sampled_from([(), (1,), (2,), (2, 3)]))
-    shape = (draw(st.integers(1, 5)), *row)
-    values = draw(st.lists(st.integers(-2, 2), min_size=30, max_size=30))
-    return np.array(values, np.float32)[: math.prod(shape)].reshape(shape)
-
-
-@st.composite
-def ids_arrays(draw):
-    """Duplicates, negative ones, and out of range on both sides of every table."""
-    dtype = draw(st.sampled_from(["int8", "uint8", "int32", "uint32"]))
-    shape = draw(st.lists(st.integers(1, 3), max_size=3))
-    lowest = 0 if dtype.startswith("u") else -7
-    size = math.prod(shape)
-    values = draw(st.lists(st.integers(lowest, 7), min_size=size, max_size=size))
-    return np.array(values, dtype).reshape(shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One read of a random program, its wrappers from the inside out."""
-
-    table: str
-    read: str
-    wrappers: tuple[str, ...]
-    ids: np.ndarray
-
-    def run(self, tables):
-        read = (READS | FIXED_READS | DENSE_READS)[self.read]
-        for name in self.wrappers:
-            read = (WRAPPERS | DENSE_WRAPPERS)[name](read)
-        return read(tables[self.table], jnp.asarray(self.ids))
-
-    def is_dense(self):
-        rule_or_axis = {"custom_jvp", "vmap of the table"} & set(self.wrappers)
-        return self.read in DENSE_READS or bool(rule_or_axis)
-
-    def may_be_dense(self, tables):
-        """What vmap makes of it may be no read; a single row is a whole table."""
-        whole = self.read in FIXED_READS and len(tables[self.table]) == 1
-        return "cond" in self.wrappers or whole
-
-
-def steps(reads, wrappers=tuple(WRAPPERS)):
-    return st.builds(
-        Step,
-        table=st.sampled_from(["a", "b"]),
-        read=st.sampled_from(list(reads)),
-        wrappers=st.lists(st.sampled_from(list(wrappers)), max_size=3).map(tuple),
-        ids=ids_arrays(),
-    )
-
-
-# Compiling the same program again and again, shrinking would take minutes.
-@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
-@given(
-    tables=st.fixed_dictionaries({"a": tables(), "b": tables()}),
-    sparse=st.lists(steps([*READS, *FIXED_READS]), min_size=1, max_size=2),
-    dense=st.lists(
-        st.one_of(
-            steps(DENSE_READS),
-            steps([*READS, *FIXED_READS], [*WRAPPERS, *DENSE_WRAPPERS]),
-        ),
-        max_size=1,
-    ),
-)
-def test_random_programs(tables, sparse, dense):
-    def loss(params):
-        results = [step.run(params["tables"]) for step in [*sparse, *dense]]
-        terms = []
-        for result in results:
-            factors = 1 - jnp.arange(1.0 * result.size).reshape(result.shape) % 3
-            terms.append(jnp.sum(factors * params["scale"] * jnp.square(result)))
-        return sum(terms), (results, params["tables"])
-
-    kinds = {}
-
-    @jax.jit
-    def actual_and_expected(params):
-        result, gradients = aj.value_and_grad(loss, has_aux=True)(params)
-        kinds.update(jax.tree.map(is_row_sparse, gradients["tables"]))
-        actual = result, to_dense(gradients)
-        return actual, jax.value_and_grad(loss, has_aux=True)(params)
-
-    params = {"tables": tables, "scale": np.float32(2)}
-    assert_equal(*actual_and_expected(params))
-    for name in "ab":
-        mine = [step for step in [*sparse, *dense] if step.table == name]
-        if any(step.is_dense() for step in mine):
-            assert not kinds[name]
-        elif not any(step.may_be_dense(tables) for step in mine):
-            assert kinds[name] == any(step.read in READS for step in mine)
 
 
 # JAX itself refuses the others: it counts negative ids from the end in their own dtype.
@@ -415,15 +264,11 @@ def test_values_have_the_dtype_of_the_table(dtype):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ids", [[1, 2**40, -(2**40), -1], [2**32 + 1]])
 def test_64_bits(ids):
-    """An id beyond int32 names no row; cut to 32 bits, as by JAX itself, it might."""
-
-    def loss(table, ids):
-        return sum_of_squares(jnp.take(table, ids, axis=0, fill_value=0))
-
+    """An id beyond int32 names no row; cut to 32 bits it might."""
     table, ids = TABLE.astype(jnp.float64), jnp.array(ids)
-    value, gradient = aj.value_and_grad(loss)(table, ids)
-    expected = jax.value_and_grad(loss)(table, jnp.clip(ids, -V - 1, V))
-    assert_equal((value, to_dense(gradient)), expected)
+    gradient = check(
+        lambda table: sum_of_squares(jnp.take(table, ids, axis=0, fill_value=0)), table
+    )
     assert gradient.values.dtype == jnp.float64 and gradient.ids.dtype == jnp.int32
 
 
