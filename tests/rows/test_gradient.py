@@ -201,7 +201,6 @@ DENSE_READS = {
         table, table[0], table.ndim - 1
     ),
     "[::-1]": lambda table, ids: table[::-1],
-    "2 * table": lambda table, ids: (2 * table)[ids],
 }
 
 
