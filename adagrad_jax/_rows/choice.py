@@ -17,6 +17,12 @@ from adagrad_jax._rows.views import Table
 TableFilter = Callable[[tuple[Any, ...], Any], bool]
 
 
+def wherever_possible(path: Any, leaf: Any) -> bool:
+    """As "auto", however many ids there are: for what is otherwise not the same."""
+    del path
+    return _has_rows(leaf)
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """What was chosen for each parameter, by its number.
@@ -54,7 +60,8 @@ def choose(
       TypeError: If ``tables`` chooses what has no rows.
       ValueError: If ``tables`` chooses what is used otherwise than by rows.
     """
-    candidates = _candidates(keyed, tables)
+    automatic = tables == "auto" or tables is wherever_possible
+    candidates = _candidates(keyed, "auto" if automatic else tables)
 
     def uses_of(row_axes: dict[int, Any]) -> Uses:
         args = [
@@ -69,8 +76,9 @@ def choose(
     reasons = dict[int, Reason]()
     while True:
         reasons |= uses.dense
-        if tables == "auto":
-            reasons |= _without_gain(uses, row_axes, keyed, reasons)
+        if automatic:
+            by_cost = tables == "auto"
+            reasons |= _without_gain(uses, row_axes, keyed, reasons, by_cost)
         elif reasons and strict:
             i, reason = next(iter(reasons.items()))
             raise ValueError(_why_dense(keyed[i][0], reason))
@@ -113,6 +121,7 @@ def _without_gain(
     row_axes: dict[int, int],
     keyed: Sequence[tuple[Any, Any]],
     dense: dict[int, Reason],
+    by_cost: bool,
 ) -> dict[int, Reason]:
     """Those for which an array is better, though rows are all that is read."""
     found = {}
@@ -126,7 +135,7 @@ def _without_gain(
             # They are parameters of their own more often than a table's (layers in one
             # array): they do not make a table by themselves.
             found[i] = Reason(None, "only rows that the program fixes are read")
-        elif _is_number(num_ids) and num_rows <= num_ids:
+        elif by_cost and _is_number(num_ids) and num_rows <= num_ids:
             what = f"{num_ids:,} ids are read of {num_rows:,} rows: an array is faster"
             found[i] = Reason(None, what)
     return found

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from adagrad_jax._rows.choice import wherever_possible
 from adagrad_jax._rows.gradient import value_and_grad
 from adagrad_jax.keras._variable import Substitution, Variable, substituted
 
@@ -73,7 +74,9 @@ def gradients_by(
 
     arrays = [v._array for v in chosen]
     try:
-        _, gradients = value_and_grad(total)(arrays)
+        # TensorFlow clips gradients of rows otherwise, however small the table is.
+        by_rows = value_and_grad(total, tables=wherever_possible)
+        _, gradients = by_rows(arrays)
     except jax.errors.UnexpectedTracerError as error:  # the second try
         raise _remembered(" or ".join(v.name for v in chosen)) from error
     if traces[0].nested and _is_new(loss, known):
