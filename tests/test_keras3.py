@@ -221,7 +221,7 @@ def test_tables_in_all_places_are_trained_in_rows(weight_decay):
         model.compile(optimizer, "mse", steps_per_execution=2)
         for _ in range(2):
             model.fit(
-                x, y, 16, sample_weight=weights, verbose=0, shuffle=False, epochs=2
+                x, y, 8, sample_weight=weights, verbose=0, shuffle=False, epochs=2
             )
     paths = {path.split("/")[-2] for path in optimizers[1].rows()}
     assert paths == {"shared", "masked", "active"}
