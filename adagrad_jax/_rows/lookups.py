@@ -169,6 +169,9 @@ def evaluate(
     return results, run.ids
 
 
+_REMAT_OPTIONS = "policy", "prevent_cse"
+
+
 def _wanted(jaxpr: core.Jaxpr, num_values: int) -> Wanted:
     number = len(jaxpr.outvars)
     return Wanted([True] * number, [i < num_values for i in range(number)])
@@ -361,7 +364,8 @@ class _Computing:
             results = walk(function.jaxpr, function.consts, inside, run, wanted)
             return results, run.ids
 
-        options = {name: function.params[name] for name in ("policy", "prevent_cse")}
+        params = function.params  # jax_remat3 of jax 0.10 does not have both
+        options = {name: params[name] for name in _REMAT_OPTIONS if name in params}
         remat = jax.checkpoint(body, **options)
         results, ids = remat(arrays_of(args), self._taps_for(uses))
         self.ids += ids
