@@ -149,6 +149,28 @@ def build_tied(model_class=keras.Model):
     return model_class(ids, Tied(table)(keras.layers.Dense(1)(hidden)))
 
 
+class Unread(keras.layers.Layer):
+    """Has a table, but does not read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = keras.layers.Embedding(VOCABULARY, WIDTH, name="table")
+        self.table.build()
+
+    def call(self, x):
+        return x
+
+
+def build_unread(model_class=keras.Model):
+    keras.utils.set_random_seed(0)
+    numbers = keras.Input((3,))
+    return model_class(numbers, Unread()(keras.layers.Dense(1)(numbers)))
+
+
+def scaled_sgd(rate):
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(rate))
+
+
 def made(build=build, optimizer=keras3.Adagrad, **options):
     """How to build a model and an optimizer, and the arguments of `compile`."""
     compiling = {
@@ -165,8 +187,10 @@ DENSE = [
         made(build_tied),
         r"layer 'table': `reduce_sum` .*, at .*test_keras3.py:\d+ \(.*call",
     ),
-    (made(optimizer=keras.optimizers.Adagrad), "keras' Adagrad, takes .* same steps"),
-    (made(optimizer=keras.optimizers.SGD), "keras' SGD, takes .* around an Optax"),
+    (made(build_unread), "layer 'table': the loss does not read it"),
+    (made(optimizer=keras.optimizers.Adagrad), "a Adagrad .* makes the same steps"),
+    (made(optimizer=keras.optimizers.SGD), "a SGD .* around an Optax"),
+    (made(optimizer=scaled_sgd), "a SGD .* around an Optax"),
     (made(run_eagerly=True), "without compilation .* copies the tables"),
     (made(jit_compile=False), "without compilation .* copies the tables"),
 ]

@@ -173,7 +173,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if not self._has_own_rate:
             rate = jnp.asarray(learning_rate)
             updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
-        if self._box.in_rows and self._box.decay is not None:
+        if self._box.in_rows and self.put_off():
             updates = self._decay_rows(updates, params, learning_rate)
         new: Any = apply_updates(params, updates)
         for key, variable in zip(keys, trainable_variables, strict=True):
@@ -192,7 +192,7 @@ class Optimizer(keras.optimizers.Optimizer):
         return merge(updates, decayed)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        if self._box.decay is not None:
+        if self.puts_off:
             if self._box.in_rows:
                 later = set(map(id, self.put_off()))
                 variables = [v for v in variables if id(v) not in later]
@@ -200,9 +200,14 @@ class Optimizer(keras.optimizers.Optimizer):
                 self.catch_up()
         super()._apply_weight_decay(variables)
 
+    @property
+    def puts_off(self) -> bool:
+        """Whether weight decay is put off, if only of no variable."""
+        return self._box.decay is not None
+
     def put_off(self) -> list[keras.Variable]:
         """The variables whose weight decay is put off until their rows are read."""
-        if self._box.decay is None:
+        if not self.puts_off:
             return []
         keys, lazy = self._box.keys, self._box.decay.of_rows
         return [v for v in self._trainable_variables if keys[id(v)] in lazy]
