@@ -167,16 +167,18 @@ def build_unread(model_class=keras.Model):
     return model_class(numbers, Unread()(keras.layers.Dense(1)(numbers)))
 
 
-def scaled_sgd(rate):
-    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(rate))
+def scaled_sgd(rate, **options):
+    inner = keras.optimizers.SGD(rate, **options)
+    return keras.optimizers.LossScaleOptimizer(inner)
 
 
 def made(build=build, optimizer=keras3.Adagrad, **options):
-    """How to build a model and an optimizer, and the arguments of `compile`."""
+    """How to build a model and an optimizer, the arguments of both and of `compile`."""
     compiling = {
         k: options.pop(k) for k in {"jit_compile", "run_eagerly"} & set(options)
     }
-    return build, options, optimizer, compiling
+    decay = {"weight_decay": options.pop("weight_decay", None)}
+    return build, options, optimizer, decay, compiling
 
 
 DENSE = [
@@ -192,7 +194,10 @@ DENSE = [
     (made(optimizer=keras.optimizers.SGD), "a SGD .* around an Optax"),
     (made(optimizer=scaled_sgd), "a SGD .* around an Optax"),
     (made(run_eagerly=True), "without compilation .* copies the tables"),
-    (made(jit_compile=False), "without compilation .* copies the tables"),
+    (
+        made(jit_compile=False, weight_decay=0.1),
+        "without compilation .* copies the tables",
+    ),
 ]
 
 
@@ -200,11 +205,11 @@ DENSE = [
     ("how", "words"), DENSE, ids=[words[:40] for _, words in DENSE]
 )
 def test_what_is_dense_is_as_in_keras_and_said_once(how, words):
-    build, options, optimizer, compiling = how
+    build, options, optimizer, decay, compiling = how
     theirs, ours = build(**options), build(RowSparseModel, **options)
     own = keras.optimizers.Adagrad if optimizer is keras3.Adagrad else optimizer
-    theirs.compile(own(0.1), "mse", **compiling)
-    ours.compile(optimizer(0.1), "mse", **compiling)
+    theirs.compile(own(0.1, **decay), "mse", **compiling)
+    ours.compile(optimizer(0.1, **decay), "mse", **compiling)
     x, y = data(10)  # the last batch is another shape, which is traced anew
     theirs.fit(x, y, batch_size=8, verbose=0, shuffle=False)
     with pytest.warns(UserWarning, match=words) as said:

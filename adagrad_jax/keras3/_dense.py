@@ -92,7 +92,7 @@ def _for_all(model: Any, trainable: Any) -> Iterator[str]:
             "`use_ema` averages whole tables: leave it out, or save weights of several "
             "epochs and average those."
         )
-    if optimizer.weight_decay and not optimizer.puts_off:
+    if optimizer.weight_decay and not optimizer._decays_lazily:
         whole = optimizer.use_ema or optimizer.gradient_accumulation_steps
         remedy = (
             "it is put off until rows are read only without `use_ema` and "
