@@ -63,7 +63,8 @@ def why_dense(
 def _for_all(model: Any, trainable: Any) -> Iterator[str]:
     optimizer = with_rows(model.optimizer)
     if optimizer is None:
-        kind = type(model.optimizer)
+        # Of a wrapper like the LossScaleOptimizer it is the one inside.
+        kind = type(getattr(model.optimizer, "inner_optimizer", model.optimizer))
         same = kind is keras.optimizers.Adagrad
         remedy = (
             "adagrad_jax.keras3.Adagrad, with the same arguments, makes the same steps"
@@ -71,7 +72,10 @@ def _for_all(model: Any, trainable: Any) -> Iterator[str]:
             else "use adagrad_jax.keras3.Adagrad, or keras3.Optimizer around an Optax "
             "transformation that takes rows"
         )
-        yield f"the optimizer, keras' {kind.__name__}, takes whole arrays: {remedy}."
+        yield (
+            f"the optimizer, a {kind.__name__} that is not adagrad_jax.keras3's, takes "
+            f"whole arrays: {remedy}."
+        )
         return
     if not any(isinstance(value, Tracer) for value in trainable):
         yield (
@@ -88,7 +92,7 @@ def _for_all(model: Any, trainable: Any) -> Iterator[str]:
             "`use_ema` averages whole tables: leave it out, or save weights of several "
             "epochs and average those."
         )
-    if optimizer.weight_decay and not optimizer.put_off():
+    if optimizer.weight_decay and not optimizer._decays_lazily:
         whole = optimizer.use_ema or optimizer.gradient_accumulation_steps
         remedy = (
             "it is put off until rows are read only without `use_ema` and "
@@ -119,16 +123,20 @@ def _for_one(variable: Any) -> Iterator[str]:
 def _why_no_rows(
     loss: Callable[..., Any], i: int, trainable: Any, optimizer_variables: Any
 ) -> str | None:
-    """What the library says of a table if it must have a gradient of rows."""
+    """What the library says of a table if it must have a gradient of rows.
 
-    def gradient(trainable: Any, optimizer_variables: Any) -> None:
+    None if it can have one, but was thought too small to gain by it.
+    """
+
+    def entries(trainable: Any, optimizer_variables: Any) -> jax.Array:
         differentiate = value_and_grad(
             loss, has_aux=True, tables=lambda path, _: path[-1].idx == i
         )
-        differentiate(trainable, optimizer_variables)
+        grads = differentiate(trainable, optimizer_variables)[1]
+        return grads[i].to_bcoo().data
 
     try:
-        jax.eval_shape(gradient, trainable, optimizer_variables)
+        rows = jax.eval_shape(entries, trainable, optimizer_variables)
     except ValueError as error:
         reason = re.search(r"row-sparse: (.*) Read it", str(error), re.S)
         words = reason.group(1) if reason else str(error)
@@ -136,4 +144,6 @@ def _why_no_rows(
             f"{words} Read the table by its layer only, or keep another for the other "
             "use."
         )
+    if not rows.shape[0]:
+        return "the loss does not read it: set its `trainable` to False."
     return None

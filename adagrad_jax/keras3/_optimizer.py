@@ -173,7 +173,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if not self._has_own_rate:
             rate = jnp.asarray(learning_rate)
             updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
-        if self._box.in_rows and self._box.decay is not None:
+        if self._box.in_rows and self._lazily_decayed():
             updates = self._decay_rows(updates, params, learning_rate)
         new: Any = apply_updates(params, updates)
         for key, variable in zip(keys, trainable_variables, strict=True):
@@ -192,22 +192,27 @@ class Optimizer(keras.optimizers.Optimizer):
         return merge(updates, decayed)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        if self._box.decay is not None:
+        if self._decays_lazily:
             if self._box.in_rows:
-                later = set(map(id, self.put_off()))
+                later = set(map(id, self._lazily_decayed()))
                 variables = [v for v in variables if id(v) not in later]
             else:  # a step of the user's own, which knows of no rows
-                self.catch_up()
+                self._catch_up_decay()
         super()._apply_weight_decay(variables)
 
-    def put_off(self) -> list[keras.Variable]:
+    @property
+    def _decays_lazily(self) -> bool:
+        """Whether weight decay is put off, if only of no variable."""
+        return self._box.decay is not None
+
+    def _lazily_decayed(self) -> list[keras.Variable]:
         """The variables whose weight decay is put off until their rows are read."""
-        if self._box.decay is None:
+        if not self._decays_lazily:
             return []
         keys, lazy = self._box.keys, self._box.decay.of_rows
         return [v for v in self._trainable_variables if keys[id(v)] in lazy]
 
-    def put_off_decay(self) -> None:
+    def _decay_lazily(self) -> None:
         """Has weight decay put off until rows are read: for who catches up with it.
 
         :class:`RowSparseTraining` does. Once the optimizer is built, it is too late.
@@ -215,22 +220,22 @@ class Optimizer(keras.optimizers.Optimizer):
         self._box.lazily = self._box.lazily or not self.built
 
     @contextlib.contextmanager
-    def in_rows(self) -> Generator[None]:
-        """A step before which :meth:`catch_up` has been called for the rows in it."""
+    def _step_of_rows(self) -> Generator[None]:
+        """A step whose rows :meth:`_catch_up_decay` has been called for."""
         self._box.in_rows = True
         try:
             yield
         finally:
             self._box.in_rows = False
 
-    def catch_up(self, rows: Sequence[Any] | None = None) -> None:
+    def _catch_up_decay(self, rows: Sequence[Any] | None = None) -> None:
         """Does to rows what weight decay has put off.
 
         Args:
-          rows: For each of :meth:`put_off` the rows that will be read, or a slice that
-            has all of them. None for all rows of all variables.
+          rows: For each of :meth:`_lazily_decayed` the rows that will be read, or a
+            slice that has all of them. None for all rows of all variables.
         """
-        variables = self.put_off()
+        variables = self._lazily_decayed()
         if not variables:
             return
         by_key = Slots((self._box.keys[id(v)], v) for v in variables)

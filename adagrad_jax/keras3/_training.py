@@ -72,7 +72,7 @@ class RowSparseTraining:
             self._is_said = self._is_said_of_batch = False
             optimizer = with_rows(value)
             if optimizer is not None:
-                optimizer.put_off_decay()
+                optimizer._decay_lazily()
         super().__setattr__(name, value)
 
     def train_step(self, state: Any, data: Any) -> Any:
@@ -94,7 +94,7 @@ class RowSparseTraining:
             )
 
         optimizer = with_rows(model.optimizer)
-        if optimizer is not None and optimizer.put_off():
+        if optimizer is not None and optimizer._lazily_decayed():
             trainable, optimizer_variables = _caught_up(
                 model, optimizer, loss, trainable, optimizer_variables
             )
@@ -111,7 +111,7 @@ class RowSparseTraining:
                 optimizer_variables, to_dense(grads), trainable
             )
         else:
-            with optimizer.in_rows():
+            with optimizer._step_of_rows():
                 trainable, optimizer_variables = apply_unscaled(
                     model.optimizer, optimizer_variables, grads, trainable
                 )
@@ -125,7 +125,11 @@ class RowSparseTraining:
         model: Any = super()
         logs = model.train_on_batch(*args, **kwargs)
         optimizer = with_rows(getattr(self, "optimizer", None))
-        if optimizer is not None and optimizer.put_off() and not self._is_said_of_batch:
+        if (
+            optimizer is not None
+            and optimizer._lazily_decayed()
+            and not self._is_said_of_batch
+        ):
             self._is_said_of_batch = True
             warnings.warn(
                 "`train_on_batch` hands all weights out after each batch, and so "
@@ -143,7 +147,7 @@ class RowSparseTraining:
         model.jax_state_sync()
         optimizer = with_rows(getattr(self, "optimizer", None))
         if is_behind and optimizer is not None:
-            optimizer.catch_up()
+            optimizer._catch_up_decay()
 
 
 def _caught_up(
@@ -155,14 +159,14 @@ def _caught_up(
 ) -> tuple[Any, Any]:
     """The variables' values with no row behind in its decay that ``loss`` will read."""
     place = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    places = [place[id(variable)] for variable in optimizer.put_off()]
+    places = [place[id(variable)] for variable in optimizer._lazily_decayed()]
     rows = _rows_read(loss, trainable, optimizer_variables, places)
     mapping = [
         *zip(model.trainable_variables, trainable, strict=True),
         *zip(model.optimizer.variables, optimizer_variables, strict=True),
     ]
     with keras.StatelessScope(state_mapping=mapping) as scope:
-        optimizer.catch_up(rows)
+        optimizer._catch_up_decay(rows)
     return (
         [scope.get_current_value(v) for v in model.trainable_variables],
         [scope.get_current_value(v) for v in model.optimizer.variables],

@@ -24,6 +24,9 @@ from tests.rows.forms import (
 FORMS = {form.name: form for form in [*VIEWS, *SURROUNDINGS, *READS, *DONE]}
 WIDTH = 3
 SHAPES = [(7,), (7, WIDTH), (3, 4, WIDTH)]
+ALONG_THE_SECOND_AXIS = {
+    form.name for form in READS if 1 not in form.ranks and form.ranks.keys() == {2, 3}
+}
 OTHER = "c"  # the table that others are concatenated with
 
 
@@ -143,7 +146,9 @@ class Program:
         terms = [term for term in self.terms if table in term.tables()]
         if any(isinstance(give, Either) for give in gives) or any(
             # A number in each row of a table that lies the other way round.
-            "p.T" in term.around and "ids" not in term.read
+            ("p.T" in term.around and "ids" not in term.read)
+            # Along an axis of one index: each lookup reads all.
+            or ("p[:, None]" in term.around and term.read in ALONG_THE_SECOND_AXIS)
             for term in terms
         ):
             return None
