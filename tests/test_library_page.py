@@ -115,8 +115,8 @@ def test_the_examples(title, monkeypatch):
     monkeypatch.setattr(aj, "value_and_grad", recorder(aj.value_and_grad, rows))
     namespace, printed = run(title)
     assert rows == ROWS[title]
-    for promised in re.findall(r"```text\n(.*?)```", SECTIONS[title], re.S):
-        assert promised.split() == printed.split()
+    promised = re.findall(r"```text\n(.*?)```", SECTIONS[title], re.S)
+    assert "\n".join(promised).split() == printed.split()
     # Every parameter has had a gradient.
     kept = [leaf for leaf in accumulators(namespace["state"]) if leaf.size > 1]
     assert kept and all(np.ptp(leaf) > 0 for leaf in kept)
