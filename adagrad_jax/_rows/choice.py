@@ -14,6 +14,15 @@ from jax.extend import core
 from adagrad_jax._rows.lookups import Read, Reason, Uses, find_uses
 from adagrad_jax._rows.views import Table
 
+SORTING = 96
+"""To sort an id and to sum what it gets takes as long as to write so many numbers.
+
+Measured by ``benchmarks.rows.small``.
+"""
+
+FEW_IDS = 1024
+"""Fewer than these take no time worth counting, in rows of any length."""
+
 TableFilter = Callable[[tuple[Any, ...], Any], bool]
 
 
@@ -128,6 +137,7 @@ def _without_gain(
     for i in row_axes.keys() - dense.keys():
         reads = [read for read in uses.reads if read.table == i]
         num_rows = math.prod(keyed[i][1].shape[: row_axes[i]])
+        width = math.prod(keyed[i][1].shape[row_axes[i] :])
         num_ids = sum(read.num_ids for read in reads)
         if not reads:
             found[i] = Reason(None, "it is not read")
@@ -135,14 +145,18 @@ def _without_gain(
             # They are parameters of their own more often than a table's (layers in one
             # array): they do not make a table by themselves.
             found[i] = Reason(None, "only rows that the program fixes are read")
-        elif by_cost and _is_number(num_ids) and num_rows <= num_ids:
-            what = f"{num_ids:,} ids are read of {num_rows:,} rows: an array is faster"
-            found[i] = Reason(None, what)
+        elif by_cost and not _are_rows_faster(num_ids, num_rows, width):
+            what = f"{num_ids:,} ids are read of {num_rows:,} rows of {width:,}"
+            found[i] = Reason(None, f"{what}: an array is faster")
     return found
 
 
-def _is_number(size: Any) -> bool:
-    return isinstance(size, int)  # and not a symbolic dimension
+def _are_rows_faster(num_ids: Any, num_rows: int, width: int) -> bool:
+    if not isinstance(num_ids, int):
+        return True  # a symbolic dimension
+    if num_ids < FEW_IDS:
+        return num_ids < num_rows
+    return num_ids * (width + SORTING) < num_rows * width
 
 
 def _why_dense(path: Any, reason: Reason) -> str:

@@ -40,11 +40,15 @@ def value_and_grad(
     ``jnp.take(table, ids, axis=0)``, ``table.at[ids].get()``, ``lax.dynamic_slice``,
     and what Flax's ``Embed``, Equinox's ``Embedding``, Haiku's ``Embed`` and Keras'
     ``Embedding`` make of them, also inside ``jit``, ``vmap``, ``remat`` and ``scan``,
-    and after a cast of the table. ``fun`` needs no change.
+    and after the table was cast, sliced, reshaped, masked, put together with others.
+    ``fun`` needs no change.
 
     A leaf that is also read otherwise (an output layer tied to the table), or goes into
     a function with a derivative rule of its own, gets an ordinary array too. So does
-    one that is not read at all, or only at rows that the program fixes (``stack[0]``).
+    one that is not read at all, or only at rows that the program fixes (``stack[0]``),
+    or so small that an array is faster: of no more rows than ids are read, or of 1,024
+    ids and more, of fewer than :math:`\text{ids} \cdot (1 + 96 / D)` rows of
+    :math:`D` numbers.
 
     Args:
       fun: As for ``jax.value_and_grad``. It is traced as by ``jax.jit``, so its Python

@@ -70,6 +70,29 @@ def test_of_the_others_it_says_why_and_what_to_do(leaves):
     assert "has no rows" in leaves["['bias']"].reason
 
 
+@pytest.mark.parametrize(
+    "num_ids, shape, kind",
+    [
+        (3, (3, 4), "dense"),
+        (3, (4, 4), "rows"),
+        (1000, (1001, 4), "rows"),
+        (1024, (4096, 16), "dense"),
+        (1024, (7 * 1024, 16), "dense"),
+        (1024, (7 * 1024 + 1, 16), "rows"),
+        (1024, (4096, 64), "rows"),
+        (1024, (97 * 1024 + 1,), "rows"),
+        (4096, (4096, 256), "dense"),
+        (4096, (8192, 256), "rows"),
+    ],
+)
+def test_small_tables_are_dense(num_ids, shape, kind):
+    """By what is faster: docs/row_sparse.md has the rule."""
+    table = jax.ShapeDtypeStruct(shape, jnp.float32)
+    ids = jax.ShapeDtypeStruct((num_ids,), jnp.int32)
+    (leaf,) = aj.explain(lambda table, ids: jnp.sum(table[ids] ** 2))(table, ids).leaves
+    assert leaf.gradient == kind
+
+
 def test_what_it_advises_works():
     small = aj.grad(model, tables=lambda path, leaf: path[-1].key == "small")
     kinds = []
