@@ -111,11 +111,12 @@ def averaged_over_microbatches():
 def summed_over_devices():
     def one(ids):
         rows = aj.RowSparse(ids, jnp.ones((2, 2)), SHAPE)
-        return jax.lax.psum(rows.to_dense(), "d")
+        total = aj.sharding.psum(rows, "d").to_dense()
+        return total, 2 * aj.sharding.pmean(rows, "d").to_dense()
 
     ids = jnp.array([[1, 2], [1, 3]])
-    total = jax.vmap(one, axis_name="d")(ids)[0]
-    np.testing.assert_array_equal(total[:, 0], [0, 2, 1, 1])
+    for total in jax.vmap(one, axis_name="d")(ids):
+        np.testing.assert_array_equal(total[0, :, 0], [0, 2, 1, 1])
 
 
 def decayed(decay):
@@ -415,8 +416,8 @@ CASES = [
         ],
     ),
     (
-        "use the clips and the global_norm of adagrad_jax, or .to_dense(), also for "
-        "psum and the like",
+        "use the clips and the global_norm of adagrad_jax, or .to_dense(). Between "
+        "devices use adagrad_jax.sharding.psum or pmean",
         lambda: optax.clip(1.0).update(ROWS, optax.EmptyState()),
         [
             lambda: step(optax.chain(aj.clip_by_value(1.0), OPTIMIZER), ROWS, TABLE),
