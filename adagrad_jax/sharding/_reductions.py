@@ -41,7 +41,8 @@ def psum(tree: Tree, axis_name: AxisName) -> Tree:
     Example:
       >>> import adagrad_jax as aj, jax, jax.numpy as jnp
       >>> from jax.sharding import PartitionSpec as P
-      >>> mesh = jax.make_mesh((2,), ("data",))
+      >>> auto = (jax.sharding.AxisType.Auto,)
+      >>> mesh = jax.make_mesh((2,), ("data",), axis_types=auto)
       >>> def body(ids):
       ...     rows = aj.RowSparse(ids, jnp.ones((ids.size, 1)), (4, 1))
       ...     return aj.sharding.psum(rows, "data").to_dense()
