@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental.sparse import BCOO
+from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
 from adagrad_jax.keras import Adagrad, Optimizer, Variable, schedules
@@ -28,6 +29,7 @@ ROWS = aj.RowSparse([1, 1], jnp.array([[1.0, 2.0], [3.0, 4.0]]), SHAPE)
 TWO_TABLES = jnp.ones((2, 3, 2))
 ROWS_OF_TWO = aj.RowSparse([1, 4], jnp.ones((2, 2)), TWO_TABLES.shape)
 OPTIMIZER = aj.adagrad(0.1)
+ROW_SHARDING = aj.sharding.RowSharding(jax.make_mesh((2,), ("d",)), "d")
 
 
 def step(optimizer, gradients, params):
@@ -413,6 +415,45 @@ CASES = [
                 OPTIMIZER, aj.RowSparse.from_bcoo(in_jit(ROWS.to_bcoo())), TABLE
             ),
             lambda: aj.RowSparse(*in_jit((ROWS.ids, ROWS.values)), SHAPE),
+        ],
+    ),
+    (
+        "jax.device_put places a tree without one",
+        lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: False),
+        [
+            lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: True),
+            lambda: jax.device_put(
+                BOTH, jax.sharding.NamedSharding(ROW_SHARDING.mesh, P())
+            ),
+        ],
+    ),
+    (
+        "of parameters themselves, leave `params` out",
+        lambda: aj.sharding.shard_rows(
+            BOTH, ROW_SHARDING, lambda *_: True, params=BOTH
+        ),
+        [lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: True)],
+    ),
+    (
+        "make both by the same `init`",
+        lambda: aj.sharding.grow_rows(OPTIMIZER.init(W), optax.adam(0.1).init(W)),
+        [lambda: aj.sharding.grow_rows(OPTIMIZER.init(W), OPTIMIZER.init(W))],
+    ),
+    (
+        "give `larger` at least as many rows",
+        lambda: aj.sharding.grow_rows(TABLE, TABLE[:2]),
+        [lambda: aj.sharding.grow_rows(TABLE[:2], TABLE)],
+    ),
+    (
+        "make `larger` of the same dtypes",
+        lambda: aj.sharding.grow_rows(TABLE, TABLE.astype(jnp.bfloat16)),
+        [lambda: aj.sharding.grow_rows(TABLE, TABLE)],
+    ),
+    (
+        "was the checkpoint written with a fingerprint beside its tree?",
+        lambda: aj.sharding.check_fingerprint(BOTH, {}),
+        [
+            lambda: aj.sharding.check_fingerprint(BOTH, aj.sharding.fingerprint(BOTH)),
         ],
     ),
     (

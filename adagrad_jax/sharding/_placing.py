@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -138,10 +139,11 @@ def grow_rows(tree: Any, larger: Any) -> Any:
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
       >>> optimizer = aj.scale_by_adagrad()
-      >>> state = optimizer.init(jnp.ones((2, 1)))._replace(accumulator=jnp.ones((2, 1)))
+      >>> table = jnp.ones((2, 1))
+      >>> _, state = optimizer.update(table, optimizer.init(table), table)
       >>> state = aj.sharding.grow_rows(state, optimizer.init(jnp.ones((3, 1))))
       >>> print(state.accumulator.T)
-      [[1.  1.  0.1]]
+      [[1.1 1.1 0.1]]
     """
     _check_larger(tree, larger)
     return jax.tree.map(_grown, tree, larger)
@@ -187,8 +189,8 @@ def _check_larger(tree: Any, larger: Any) -> None:
     if jax.tree.structure(tree) != jax.tree.structure(larger):
         raise ValueError(
             "`tree` and `larger` must be alike but for their arrays, got "
-            f"{jax.tree.structure(tree)} and {jax.tree.structure(larger)}; make both by "
-            "the same `init`."
+            f"{jax.tree.structure(tree)} and {jax.tree.structure(larger)}; make both "
+            "by the same `init`."
         )
     pairs = zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(larger), strict=True
@@ -208,25 +210,21 @@ def _check_larger(tree: Any, larger: Any) -> None:
 
 
 def _grown(old: Any, new: Any) -> jax.Array:
-    new = jnp.asarray(new)
+    new, shape = jnp.asarray(new), np.shape(old)
     if not isinstance(old, jax.Array):
         # No device has room for all of it: it goes where the new rows are.
-        room = [(0, n - m) for n, m in zip(new.shape, np.shape(old), strict=True)]
-        placed = jax.device_put(np.pad(old, room), new.sharding)
-        return _with_sharding(new)(placed, new, np.shape(old))
-    return _with_sharding(new)(old, new, old.shape)
-
-
-def _with_sharding(new: jax.Array) -> Callable[..., jax.Array]:
-    return jax.jit(_put_over, static_argnums=2, out_shardings=new.sharding)
+        padded = np.zeros(new.shape, new.dtype)
+        padded[tuple(map(slice, shape))] = old
+        old = jax.device_put(padded, new.sharding)
+    put = jax.jit(_put_over, static_argnums=2, out_shardings=new.sharding)
+    return put(old, new, shape)
 
 
 def _put_over(old: jax.Array, new: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The numbers of ``old`` up to ``shape``, beyond that those of ``new``."""
-    old = jnp.pad(
-        old, [(0, n - m) for n, m in zip(new.shape, old.shape, strict=True)]
-    )
+    room = [(0, n - m, 0) for n, m in zip(new.shape, old.shape, strict=True)]
+    old = lax.pad(old, jnp.zeros((), old.dtype), room)
     is_old = jnp.ones(new.shape, bool)
     for axis, size in enumerate(shape):
-        is_old &= jax.lax.broadcasted_iota(jnp.int32, new.shape, axis) < size
+        is_old &= lax.broadcasted_iota(jnp.int32, new.shape, axis) < size
     return jnp.where(is_old, old, new)
