@@ -293,8 +293,18 @@ def test_what_is_no_checkpoint_is_not_trained_over(small, tmp_path):
         restore(tmp_path)
 
 
-def test_the_checkpoint_of_another_optimizer(small, saved, monkeypatch):
-    monkeypatch.setattr(example, "optimizer", aj.ftrl(0.1))
+@pytest.mark.parametrize(
+    "optimizer", [aj.ftrl(0.1), optax.adagrad(optax.constant_schedule(0.1))]
+)
+def test_the_checkpoint_of_another_optimizer(optimizer, small, saved, monkeypatch):
+    def init():
+        params = {
+            "table": jnp.ones((512, example.DIM)),
+            "weights": jnp.ones(example.DIM),
+        }
+        return {"params": params, "state": optimizer.init(params)}
+
+    monkeypatch.setattr(example, "init", init)
     with pytest.raises(ValueError, match="cannot be used"):
         restore(saved[0])
 
