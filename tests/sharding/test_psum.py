@@ -8,12 +8,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
+from tests.sharding import training
 
 SHAPE = (40, 3)
 RNG = np.random.default_rng(0)
@@ -177,108 +177,37 @@ def test_each_device_sends_its_distinct_rows_and_no_table():
 
 # Data parallel training, on copies of the parameters
 
-PARAMS = {
-    "table": RNG.normal(size=SHAPE),
-    "weights": RNG.normal(size=3),
-    "bias": np.zeros(()),
-}
-BATCHES = [(RNG.zipf(1.5, (16, 2)) % SHAPE[0], RNG.normal(size=16)) for _ in range(3)]
-OPTIMIZER = optax.chain(
-    aj.clip_by_global_norm(1.0), aj.add_decayed_weights(0.01), aj.adagrad(0.5)
-)
-
-
-def mean_loss(params, batch):
-    ids, targets = batch
-    predictions = params["table"][ids].sum(axis=1) @ params["weights"] + params["bias"]
-    return jnp.mean((predictions - targets) ** 2)
-
-
-def is_table(path, leaf):
-    return path[-1].key == "table"
-
-
-def step(reduce, params, state, batch):
-    grad = aj.value_and_grad(mean_loss, tables=is_table)
-    loss, gradients = reduce(grad(params, batch))
-    assert isinstance(gradients["table"], aj.RowSparse)
-    updates, state = OPTIMIZER.update(gradients, state, params)
-    return aj.apply_updates(params, updates), state, loss
-
-
-def train(step, place, batch_of):
-    params = place(jax.tree.map(jnp.asarray, PARAMS))
-    trained = params, place(OPTIMIZER.init(jax.tree.map(jnp.asarray, PARAMS)))
-    losses = []
-    for batch in BATCHES:
-        *trained, loss = jax.block_until_ready(step(*trained, batch_of(batch)))
-        losses.append(loss)
-    return jax.device_get((*trained, losses))
-
 
 @pytest.fixture(scope="module")
 def alone():
     with jax.enable_x64(True):
-        return train(one_device_step(), lambda x: x, as_arrays)
-
-
-def one_device_step():
-    return jax.jit(functools.partial(step, lambda x: x))
-
-
-def assert_equal(trained, alone):
-    for a, e in zip(*map(jax.tree.leaves, (trained, alone)), strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
-
-
-def as_arrays(batch):
-    return jax.tree.map(jnp.asarray, batch)
-
-
-def put(mesh, spec):
-    return lambda tree: jax.device_put(tree, NamedSharding(mesh, spec))
-
-
-pmean = functools.partial(aj.sharding.pmean, axis_name="data")
+        return training.on_one_device()
 
 
 def test_data_parallel_under_jit(x64, alone):
+    """With nothing said but where the arrays lie."""
     mesh = make_mesh(8)
-    trained = train(one_device_step(), put(mesh, P()), put(mesh, P("data")))
-    assert_equal(trained, alone)
+    put = functools.partial(training.put, mesh)
+    trained = training.train(training.jitted(), put(P()), put(P("data")))
+    training.assert_equal(trained, alone)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_data_parallel_under_shard_map(x64, alone, check_vma):
     mesh = make_mesh(8)
-
-    def body(params, state, batch):
-        grad = aj.value_and_grad(mean_loss, tables=is_table)
-        mine = jax.lax.pcast(params, "data", to="varying") if check_vma else params
-        loss, gradients = pmean(grad(mine, batch))
-        updates, state = OPTIMIZER.update(gradients, state, params)
-        return aj.apply_updates(params, updates), state, loss
-
-    mapped = jax.shard_map(
-        body,
-        mesh=mesh,
-        in_specs=(P(), P(), P("data")),
-        out_specs=P(),
-        check_vma=check_vma,
-    )
-    trained = train(jax.jit(mapped), put(mesh, P()), put(mesh, P("data")))
-    assert_equal(trained, alone)
+    put = functools.partial(training.put, mesh)
+    step = training.shard_mapped(mesh, check_vma)
+    training.assert_equal(training.train(step, put(P()), put(P("data"))), alone)
 
 
 def test_data_parallel_under_pmap(x64, alone):
-    mapped = jax.pmap(functools.partial(step, pmean), axis_name="data")
-
     def copied(tree):
         return jax.tree.map(lambda x: jnp.stack([x] * 8), tree)
 
     def split(batch):
-        return jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), as_arrays(batch))
+        return jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
 
-    trained = train(mapped, copied, split)
+    trained = training.train(training.pmapped(), copied, split)
     for device in range(8):
-        assert_equal(jax.tree.map(lambda x, d=device: x[d], trained), alone)
+        one = jax.tree.map(lambda x, d=device: x[d], trained)
+        training.assert_equal(one, alone)
