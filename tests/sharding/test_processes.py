@@ -8,6 +8,7 @@ reads.
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -20,28 +21,46 @@ from examples import checkpoints as example
 from tests.sharding import training
 
 
+@pytest.fixture(scope="module")
+def small():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(example, "NUM_ROWS", 512)
+        yield
+
+
+@pytest.fixture(scope="module")
+def by_rows(small, tmp_path_factory):
+    """A checkpoint after two steps, and what is trained after four."""
+    directory = tmp_path_factory.mktemp("one-process")
+    example.train(directory / "two", 8, num_steps=2, save_each=2)
+    trained = example.train(directory / "four", 8, num_steps=4, save_each=4)
+    return directory / "two", trained
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with jax.enable_x64(True):
+        return training.on_one_device()
+
+
 @pytest.mark.parametrize("number", [2, 4])
-def test_processes_train_as_one(number, tmp_path, monkeypatch):
-    monkeypatch.setattr(example, "NUM_ROWS", 512)
-    checkpoints = tmp_path / "checkpoints"
-    example.train(checkpoints, 8, num_steps=2, save_each=2)
+def test_processes_train_as_one(number, tmp_path, by_rows, alone):
+    two_steps, expected = by_rows
+    shutil.copytree(two_steps, tmp_path / "checkpoints")
     run_processes(number, tmp_path)
     found = np.load(tmp_path / "trained.npz")
 
-    expected = example.train(tmp_path / "one-process", 8, num_steps=4, save_each=2)
     for i, leaf in enumerate(jax.tree.leaves(expected)):
         np.testing.assert_allclose(found[f"0-{i}"], leaf, rtol=1e-5, atol=1e-6)
+    leaves = [found[f"1-{i}"] for i in range(len(jax.tree.leaves(alone)))]
+    training.assert_equal(leaves, jax.tree.leaves(alone))
 
-    restored = example.train(checkpoints, 8, num_steps=4)  # no step is left to do
+    # No step is left to do.
+    restored = example.train(tmp_path / "checkpoints", 8, num_steps=4)
     for i, leaf in enumerate(jax.tree.leaves(restored)):
         np.testing.assert_array_equal(found[f"0-{i}"], leaf)
     fingerprint = (tmp_path / "fingerprint").read_text()
     assert repr(aj.sharding.fingerprint(restored)) == fingerprint
-
-    with jax.enable_x64(True):
-        alone = training.on_one_device()
-    leaves = [found[f"1-{i}"] for i in range(len(jax.tree.leaves(alone)))]
-    training.assert_equal(leaves, jax.tree.leaves(alone))
 
 
 def run_processes(number, directory):
