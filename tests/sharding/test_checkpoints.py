@@ -62,7 +62,7 @@ def some_states():
     rng = np.random.default_rng(0)
 
     def numbers(x):
-        return rng.integers(0, 100, x.shape).astype(x.dtype)
+        return np.asarray(rng.integers(0, 100, x.shape)).astype(x.dtype)
 
     shapes = {
         name: jax.eval_shape(optimizer.init, PARAMS)
@@ -85,7 +85,8 @@ def shapes_of(tree):
 
 @pytest.fixture(scope="module")
 def states():
-    return some_states()
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own need it
+        return some_states()
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
