@@ -428,7 +428,12 @@ def to_dense(gradients: Sequence[Any]) -> list[Any]:
 
 def _by_rate(learning_rate: Any) -> optax.GradientTransformation:
     rate = jnp.asarray(learning_rate)
-    return optax.stateless_with_tree_map(lambda u, _: -rate.astype(u.dtype) * u)
+
+    def scaled(update: Any, param: Any) -> Any:
+        del param
+        return -rate.astype(update.dtype) * update
+
+    return optax.stateless_with_tree_map(scaled)
 
 
 def _values(cells: Any) -> Any:
