@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from adagrad_jax._rows.placement import placeholder
 from adagrad_jax._rows.views import (
@@ -52,7 +53,7 @@ def show_indices(x: Any) -> None:
     by_indices = x.name == "dynamic_slice" or (x.name == "gather" and not _is_lookup(x))
     if by_indices and x.eqn:
         operand, *indices = x.args
-        if any(isinstance(index, jax.core.Tracer) for index in indices):
+        if any(isinstance(index, Tracer) for index in indices):
             aval = operand.value if isinstance(operand, Table) else operand
             aval = aval.aval if isinstance(aval, View) else jax.typeof(aval)
             x.eqn.primitive.bind(placeholder(aval), *indices, **x.params)
