@@ -4,6 +4,7 @@ from adagrad_jax import diagnostics as diagnostics
 from adagrad_jax import dialects as dialects
 from adagrad_jax import interop as interop
 from adagrad_jax import keras as keras
+from adagrad_jax import sharding as sharding
 from adagrad_jax._accumulators.diagonal import Diagonal as Diagonal
 from adagrad_jax._accumulators.full_matrix import FullMatrix as FullMatrix
 from adagrad_jax._accumulators.norm import Norm as Norm
@@ -82,5 +83,6 @@ __all__ = [
     "lazy_weight_decay",
     "proximal_adagrad",
     "scale_by_adagrad",
+    "sharding",
     "value_and_grad",
 ]

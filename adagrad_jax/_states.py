@@ -120,6 +120,21 @@ def kept_in(node: Node, params: Any) -> Iterator[Kept]:
         yield Kept(path, param, kept, (*node.path, GetAttrKey(field), *path))
 
 
+def kept_anywhere(state: Any, params: Any) -> Iterator[Kept]:
+    """What a state of any kind, Optax's too, keeps of each parameter.
+
+    A state is a NamedTuple, and whichever of its fields has the keys of all parameters
+    keeps something of them.
+    """
+    for path, node in nodes(state):
+        for field in getattr(node, "_fields", ()):
+            found = list(_pairs(params, getattr(node, field), ()))
+            if any(ABSENT is x for pair in found for x in pair[1:]):
+                continue
+            for of, param, kept in found:
+                yield Kept(of, param, kept, (*path, GetAttrKey(field), *of))
+
+
 def _pairs(params: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
     # A mask may be a prefix of the parameters, and so a whole branch one MaskedNode.
     if isinstance(tree, optax.MaskedNode):

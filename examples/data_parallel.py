@@ -3,8 +3,10 @@
 The parameters and Adagrad's state are on every device, the batch is split among them,
 and the mean of the devices' gradients is the gradient of the whole batch. If every
 device applies that mean, all copies stay equal, and equal to those of a single device
-which sees the whole batch. Nothing of this is special to Adagrad: its state is a plain
-pytree, and goes where the parameters go.
+which sees the whole batch. The state is a plain pytree, and goes where the parameters
+go. Only the gradient of the embedding table is special: it has the rows that a device
+read, and the mean is taken of rows (`adagrad_jax.sharding.pmean`), so that neither a
+step's time nor what devices send each other grows with the table.
 
 JAX has three ways to write it:
 
@@ -30,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import adagrad_jax as aj
 
-NUM_ROWS, DIM = 64, 4
+NUM_ROWS, DIM = 1000, 4
 BATCH_SIZE, IDS_PER_EXAMPLE = 32, 3  # every device takes the same number of examples
 
 Params = dict[str, jax.Array]
@@ -77,9 +79,9 @@ def mean_loss(params: Params, batch: Batch) -> jax.Array:
 @functools.partial(jax.jit, donate_argnums=(0, 1))
 def train_step(params, state, batch):
     """A step like any other: with jit, many devices need no other one."""
-    loss, gradients = jax.value_and_grad(mean_loss)(params, batch)
+    loss, gradients = aj.value_and_grad(mean_loss)(params, batch)
     updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, loss
+    return aj.apply_updates(params, updates), state, loss
 
 
 def train_on_one_device(params: Params, batches: list[Batch]) -> Trained:
@@ -114,16 +116,14 @@ def make_shard_map_step(mesh: Mesh) -> Callable:
     replicated, split = PartitionSpec(), PartitionSpec("data")
 
     def step(params, state, batch):
-        # The mean over devices belongs inside the differentiated function. Parameters
-        # that are the same on all devices get a gradient that is already summed over
-        # devices: the `pmean` of gradients, as in `pmap_step`, would come too late here
-        # and leave them as many times too large as there are devices.
-        def mean_loss_of_all(params):
-            return jax.lax.pmean(mean_loss(params, batch), "data")
-
-        loss, gradients = jax.value_and_grad(mean_loss_of_all)(params)
+        # Parameters that are the same on all devices would get a gradient that is
+        # summed over devices already, an array as large as the table. So each device
+        # says that it differentiates by its own, and the mean is taken after that.
+        own = jax.lax.pcast(params, "data", to="varying")
+        loss, gradients = aj.value_and_grad(mean_loss)(own, batch)
+        loss, gradients = aj.sharding.pmean((loss, gradients), "data")
         updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, loss
+        return aj.apply_updates(params, updates), state, loss
 
     # JAX verifies that what `out_specs` calls replicated is so (`check_vma`).
     step = jax.shard_map(
@@ -150,10 +150,10 @@ def train_with_shard_map(params: Params, batches: list[Batch]) -> Trained:
 @functools.partial(jax.pmap, axis_name="data", donate_argnums=(0, 1))
 def pmap_step(params, state, batch):
     """A step on one device's copy and part; outside, each array has a device axis."""
-    loss, gradients = jax.value_and_grad(mean_loss)(params, batch)
-    loss, gradients = jax.lax.pmean((loss, gradients), "data")
+    loss, gradients = aj.value_and_grad(mean_loss)(params, batch)
+    loss, gradients = aj.sharding.pmean((loss, gradients), "data")
     updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, loss
+    return aj.apply_updates(params, updates), state, loss
 
 
 def replicate(tree):

@@ -86,6 +86,25 @@ def test_the_examples_of_the_family_run(capsys):
     assert "99.7%" in "".join(report)
 
 
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.filterwarnings("ignore:.*pmap")
+def test_the_examples_of_several_devices_run(capsys):
+    """To the numbers of one device."""
+    page = (ROOT / "docs" / "sharding.md").read_text()
+    page = page.replace('jax.config.update("jax_num_cpu_devices", 8)', "")
+    names = run_examples(page, "sharding.md")
+    of_one_copy = jax.tree.map(lambda x: x[-1], names["in_pmap"])
+    by_rows = names["params"], names["state"]
+    for trained in (names["in_shard_map"][:2], of_one_copy[:2], by_rows):
+        for a, e in zip(
+            *map(jax.tree.leaves, (trained, names["expected"])), strict=True
+        ):
+            np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+    specs, grown, restored = capsys.readouterr().out.splitlines()
+    assert specs == "P('data',) P('data',)"
+    assert grown == "(10002, 8) P('data',)" and restored == "1 4"
+
+
 def test_the_memory_is_what_the_states_take():
     page = (ROOT / "docs" / "family.md").read_text()
     (table,) = re.findall(r"<!-- memory -->\n.*?\|\n\|-.*?\n(.*?)<!--", page, re.S)
@@ -120,6 +139,7 @@ def test_every_public_name_is_in_the_reference():
         "keras": aj.keras,
         "keras.schedules": aj.keras.schedules,
         "keras3": keras3,
+        "sharding": aj.sharding,
     }
     documented -= {"adagrad_jax", *modules}  # the first by currentmodule
     named = {
@@ -128,7 +148,10 @@ def test_every_public_name_is_in_the_reference():
         for name in getattr(contents, "__all__", vars(contents))
         if not name.startswith("_")
         and isinstance(getattr(contents, name), types.FunctionType | type)
-        and getattr(contents, name).__module__.startswith(f"adagrad_jax.{module}")
+        and (
+            hasattr(contents, "__all__")
+            or getattr(contents, name).__module__.startswith(f"adagrad_jax.{module}")
+        )
     }
     assert documented == (set(aj.__all__) - set(modules)) | named
 

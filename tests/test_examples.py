@@ -14,6 +14,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+import adagrad_jax as aj
 from examples import data_parallel as example
 
 NUM_DEVICES = 8
@@ -39,6 +40,11 @@ def mesh():
 def assert_close(actual, expected):
     """Parameters, accumulators and the count of steps."""
     chex.assert_trees_all_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_the_gradient_of_the_table_has_rows(batches):
+    gradients = aj.grad(example.mean_loss)(example.initial_params(), batches[0])
+    assert isinstance(gradients["table"], aj.RowSparse)
 
 
 def assert_replicated(tree):
@@ -121,7 +127,7 @@ def test_step_donates_and_returns_the_loss_of_the_whole_batch(name, batches, mes
 
 
 def test_shard_map_sums_gradients_of_replicated_parameters(mesh):
-    """Why the example's loss is averaged, and not the gradient as with pmap."""
+    """Why the example differentiates by what each device calls its own."""
 
     def loss(param, x):
         return jnp.mean(param * x)

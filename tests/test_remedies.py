@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 from jax.experimental.sparse import BCOO
+from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
 from adagrad_jax.keras import Adagrad, Optimizer, Variable, schedules
@@ -28,6 +29,7 @@ ROWS = aj.RowSparse([1, 1], jnp.array([[1.0, 2.0], [3.0, 4.0]]), SHAPE)
 TWO_TABLES = jnp.ones((2, 3, 2))
 ROWS_OF_TWO = aj.RowSparse([1, 4], jnp.ones((2, 2)), TWO_TABLES.shape)
 OPTIMIZER = aj.adagrad(0.1)
+ROW_SHARDING = aj.sharding.RowSharding(jax.make_mesh((2,), ("d",)), "d")
 
 
 def step(optimizer, gradients, params):
@@ -111,11 +113,12 @@ def averaged_over_microbatches():
 def summed_over_devices():
     def one(ids):
         rows = aj.RowSparse(ids, jnp.ones((2, 2)), SHAPE)
-        return jax.lax.psum(rows.to_dense(), "d")
+        total = aj.sharding.psum(rows, "d").to_dense()
+        return total, 2 * aj.sharding.pmean(rows, "d").to_dense()
 
     ids = jnp.array([[1, 2], [1, 3]])
-    total = jax.vmap(one, axis_name="d")(ids)[0]
-    np.testing.assert_array_equal(total[:, 0], [0, 2, 1, 1])
+    for total in jax.vmap(one, axis_name="d")(ids):
+        np.testing.assert_array_equal(total[0, :, 0], [0, 2, 1, 1])
 
 
 def decayed(decay):
@@ -415,8 +418,47 @@ CASES = [
         ],
     ),
     (
-        "use the clips and the global_norm of adagrad_jax, or .to_dense(), also for "
-        "psum and the like",
+        "jax.device_put places a tree without one",
+        lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: False),
+        [
+            lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: True),
+            lambda: jax.device_put(
+                BOTH, jax.sharding.NamedSharding(ROW_SHARDING.mesh, P())
+            ),
+        ],
+    ),
+    (
+        "of parameters themselves, leave `params` out",
+        lambda: aj.sharding.shard_rows(
+            BOTH, ROW_SHARDING, lambda *_: True, params=BOTH
+        ),
+        [lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: True)],
+    ),
+    (
+        "make both by the same `init`",
+        lambda: aj.sharding.grow_rows(OPTIMIZER.init(W), optax.adam(0.1).init(W)),
+        [lambda: aj.sharding.grow_rows(OPTIMIZER.init(W), OPTIMIZER.init(W))],
+    ),
+    (
+        "give `larger` at least as many rows",
+        lambda: aj.sharding.grow_rows(TABLE, TABLE[:2]),
+        [lambda: aj.sharding.grow_rows(TABLE[:2], TABLE)],
+    ),
+    (
+        "make `larger` of the same dtypes",
+        lambda: aj.sharding.grow_rows(TABLE, TABLE.astype(jnp.bfloat16)),
+        [lambda: aj.sharding.grow_rows(TABLE, TABLE)],
+    ),
+    (
+        "was the checkpoint written with a fingerprint beside its tree?",
+        lambda: aj.sharding.check_fingerprint(BOTH, {}),
+        [
+            lambda: aj.sharding.check_fingerprint(BOTH, aj.sharding.fingerprint(BOTH)),
+        ],
+    ),
+    (
+        "use the clips and the global_norm of adagrad_jax, or .to_dense(). Between "
+        "devices use adagrad_jax.sharding.psum or pmean",
         lambda: optax.clip(1.0).update(ROWS, optax.EmptyState()),
         [
             lambda: step(optax.chain(aj.clip_by_value(1.0), OPTIMIZER), ROWS, TABLE),

@@ -25,10 +25,10 @@ def varying_as(tree: Tree, *others: Any) -> Tree:
 
     For what is there before a loop in which it meets the others.
     """
-    axes = {axis for x in jax.tree.leaves((tree, others)) for axis in _varying_axes(x)}
+    axes = {axis for x in jax.tree.leaves((tree, others)) for axis in varying_axes(x)}
 
     def cast(x: jax.Array) -> jax.Array:
-        missing = tuple(sorted(axes - _varying_axes(x)))
+        missing = tuple(sorted(axes - varying_axes(x)))
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(cast, tree)
@@ -103,6 +103,10 @@ def replicated(x: jax.Array) -> jax.Array:
     sharding = jax.typeof(x).sharding
     if sharding.mesh == mesh and not any(sharding.spec):
         return x
+    if mesh.empty:
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return x  # it lies where XLA wants it to
+        mesh = sharding.mesh
     return jax.reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)))
 
 
@@ -121,6 +125,7 @@ def made_automatic(reshard: core.JaxprEqn, x: Any) -> Any:
     return reshard.primitive.bind(x, **reshard.params | {"dst_sharding": sharding})
 
 
-def _varying_axes(x: Any) -> set[str]:
+def varying_axes(x: Any) -> set[str]:
+    """Of a mesh, inside ``jax.shard_map``, as far as that tells of them."""
     aval: Any = x if isinstance(x, AbstractValue) else jax.typeof(x)
     return set(aval.mat.varying)  # mat: manual axis type

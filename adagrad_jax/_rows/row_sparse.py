@@ -40,8 +40,8 @@ class _OpaqueType(type):
             "what has one inside, as optax.MultiSteps and optax.apply_if_finite have "
             "(adagrad_jax.apply_if_finite takes it): apply it inside, or pass "
             ".to_bcoo() or its .ids and .values. It is no array for jax.numpy: use the "
-            "clips and the global_norm of adagrad_jax, or .to_dense(), also for psum "
-            "and the like, which would add up ids)"
+            "clips and the global_norm of adagrad_jax, or .to_dense(). Between devices "
+            "use adagrad_jax.sharding.psum or pmean: jax.lax's would add up ids)"
         )
 
 
