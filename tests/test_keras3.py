@@ -355,6 +355,23 @@ def dtype_policy(policy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_variables_of_16_bits_are_as_in_keras(dtype):
+    """Small gradients too, of which the order of operations makes other numbers."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(40, 3))
+    variables = [keras.Variable(start, dtype=dtype) for _ in range(2)]
+    optimizers = [adagrad(0.03, 0.0) for adagrad in (keras.optimizers.Adagrad, Spy)]
+    for _ in range(3):
+        gradient = rng.normal(size=start.shape) * 10.0 ** rng.uniform(
+            -5, 1, start.shape
+        )
+        for variable, optimizer in zip(variables, optimizers, strict=True):
+            optimizer.apply([jnp.asarray(gradient, dtype)], [variable])
+        theirs, ours = (np.asarray(v.value, np.float32) for v in variables)
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     with dtype_policy(policy):

@@ -418,6 +418,30 @@ CASES = [
         ],
     ),
     (
+        '("model",)) makes one',
+        lambda: aj.sharding.RowSharding(2, "model"),
+        [
+            lambda: aj.sharding.RowSharding(
+                jax.make_mesh((jax.device_count(),), ("model",)), "model"
+            )
+        ],
+    ),
+    (
+        "its axes are ",
+        lambda: aj.sharding.RowSharding(ROW_SHARDING.mesh, "model"),
+        [lambda: aj.sharding.RowSharding(ROW_SHARDING.mesh, "d")],
+    ),
+    (
+        "rows lie in blocks along all of them",
+        lambda: aj.sharding.RowSharding(ROW_SHARDING.mesh, ("d", "d")),
+        [lambda: aj.sharding.RowSharding(ROW_SHARDING.mesh, ("d",))],
+    ),
+    (
+        "another in one pass: 2 is a good start",
+        lambda: aj.sharding.RowSharding(ROW_SHARDING.mesh, "d", capacity=0),
+        [lambda: aj.sharding.RowSharding(ROW_SHARDING.mesh, "d", capacity=2)],
+    ),
+    (
         "jax.device_put places a tree without one",
         lambda: aj.sharding.shard_rows(BOTH, ROW_SHARDING, lambda *_: False),
         [

@@ -28,7 +28,7 @@ from adagrad_jax._rows.placement import (
     replicated,
     varying_as,
 )
-from adagrad_jax._rows.reads import read
+from adagrad_jax._rows.reads import read, show_indices
 from adagrad_jax._rows.views import (
     Places,
     Table,
@@ -300,6 +300,7 @@ class _Computing:
             return _with_derivative_of(rows, placed(next(self._taps), jax.typeof(rows)))
 
         with on_mesh_of(view.aval):
+            show_indices(view)
             rows = read(view, tapped)
         self.ids += [replicated(ids) for ids in ids_here]
         return rows

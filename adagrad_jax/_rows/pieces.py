@@ -157,8 +157,11 @@ def _take_set_rows(
     axes = numbers.scatter_dims_to_operand_dims
     if sorted(axes) != sorted(numbers.inserted_window_dims):
         raise NotRows("rows of which several windows were set")
-    if any(places.all_of(axis) for axis in axes):
+    apart = [axis for axis in axes if places.all_of(axis)]
+    if any(in_row(x, axis) for axis in apart):
         raise NotRows("rows of which some columns were set, one by one")
+    if apart:
+        return enumerated(view, places, apart, reader)
     m, sizes = starts.shape[0], [x.shape[axis] for axis in axes]
     wanted = _number(sizes, [places.indices[axis] for axis in axes])
     each = [starts[:, number] for number in range(len(axes))]

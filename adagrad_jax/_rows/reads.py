@@ -13,7 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
+from adagrad_jax._rows.placement import placeholder
 from adagrad_jax._rows.views import (
     Places,
     Reader,
@@ -36,6 +38,25 @@ READS = {"gather", "dynamic_slice", "slice", "turn"}
 def read(view: View, reader: Reader) -> jax.Array:
     """All of a view that picks some rows."""
     return take(view, Places(1, (None,) * len(view.shape)), reader)[0]
+
+
+def show_indices(x: Any) -> None:
+    """Has ``checkify`` see the program's own indices, before they are clipped.
+
+    It looks at equations as they are traced. The results of these are not used, and so
+    they are not computed when the program runs.
+    """
+    if not isinstance(x, View):
+        return
+    for arg in x.args:
+        show_indices(arg)
+    by_indices = x.name == "dynamic_slice" or (x.name == "gather" and not _is_lookup(x))
+    if by_indices and x.eqn:
+        operand, *indices = x.args
+        if any(isinstance(index, Tracer) for index in indices):
+            aval = operand.value if isinstance(operand, Table) else operand
+            aval = aval.aval if isinstance(aval, View) else jax.typeof(aval)
+            x.eqn.primitive.bind(placeholder(aval), *indices, **x.params)
 
 
 def waits(view: View) -> bool:

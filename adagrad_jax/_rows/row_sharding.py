@@ -28,7 +28,8 @@ class RowSharding:
         rows, above 0: so many times the even share, the number of a device's ids
         over :math:`N`, to each other device. What does not fit goes in further
         passes: never is an id dropped. At 2, ids spread evenly need one pass; more
-        makes buffers larger, most of which are then sent empty.
+        makes buffers larger, most of which are then sent empty. This exchange is to
+        come; so far XLA moves the rows, under ``jit``, and it means nothing.
 
     Raises:
       TypeError: If ``mesh`` is no mesh.
@@ -52,7 +53,7 @@ class RowSharding:
     capacity: float = 2.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mesh, Mesh | AbstractMesh):
+        if not isinstance(self.mesh, Mesh | AbstractMesh):  # pyright: ignore
             raise TypeError(
                 "`mesh` must be a jax.sharding.Mesh, got "
                 f"{type(self.mesh).__name__}; jax.make_mesh((jax.device_count(),), "

@@ -92,11 +92,13 @@ def _is_type(leaf: Any) -> bool:
 def _check_positional(
     args: Sequence[Any], argnums: Positions, positions: Sequence[int]
 ) -> None:
-    if max(positions) >= len(args):
+    if not positions:
+        raise ValueError("argnums must name an argument to differentiate by, got ().")
+    needed = max(max(positions) + 1, -min(positions))
+    if needed > len(args):
         raise TypeError(
-            f"differentiating by argnums={argnums} needs at least "
-            f"{max(positions) + 1} positional arguments, got {len(args)}; pass them by "
-            "position."
+            f"differentiating by argnums={argnums} needs at least {needed} positional "
+            f"arguments, got {len(args)}; pass them by position."
         )
 
 

@@ -384,54 +384,6 @@ def _is_same_along_rows(which: Any, places: Places) -> bool:
     return all(which.shape[axis] == 1 for axis in inside)
 
 
-@takes("reshape")
-def _take_reshaped(view: View, places: Places, reader: Reader) -> jax.Array:
-    x, at, named = view.args[0], [], False
-    for old, new in _same_numbers(x.shape, view.shape):
-        named = any(not places.all_of(a) and view.shape[a] != 1 for a in new)
-        free = [a for a in new if named and places.all_of(a) and view.shape[a] != 1]
-        if free:
-            return enumerated(view, places, free, reader)
-        if not named:
-            at += [None] * len(old)
-            continue
-        flat = places.full(0)
-        for axis in new:
-            if view.shape[axis] != 1:
-                flat = flat * view.shape[axis] + places.indices[axis]
-        index = []
-        for axis in reversed(old):
-            index.append(flat % x.shape[axis])
-            flat = flat // x.shape[axis]
-        at += reversed(index)
-    rows = take(x, places.at(at), reader)
-    rest = [size for axis, size in enumerate(view.shape) if places.all_of(axis)]
-    return rows.reshape(places.n, *rest)
-
-
-def _same_numbers(
-    old: tuple[int, ...], new: tuple[int, ...]
-) -> list[tuple[list[int], list[int]]]:
-    """Groups of axes, before and after, that have as many numbers, the least ones."""
-    if 0 in old:
-        raise NotRows("a reshape of nothing")
-    groups, i, j = [], 0, 0
-    while i < len(old) or j < len(new):
-        axes: tuple[list[int], list[int]] = ([], [])
-        sizes = [1, 1]
-        while not (axes[0] or axes[1]) or sizes[0] != sizes[1]:
-            if j < len(new) and (sizes[0] > sizes[1] or i == len(old)):
-                axes[1].append(j)
-                sizes[1] *= new[j]
-                j += 1
-            else:
-                axes[0].append(i)
-                sizes[0] *= old[i]
-                i += 1
-        groups.append(axes)
-    return groups
-
-
 @takes("squeeze")
 def _take_squeezed(view: View, places: Places, reader: Reader) -> jax.Array:
     x, rest = view.args[0], iter(places.indices)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 import adagrad_jax._rows.pieces  # pyright: ignore # noqa: F401 registers its views
+import adagrad_jax._rows.reshapes  # pyright: ignore # noqa: F401 likewise
 from adagrad_jax._rows.functions import Function, Kinds, function_in, scan_counts
 from adagrad_jax._rows.placement import becomes_automatic
 from adagrad_jax._rows.reads import READS, waits

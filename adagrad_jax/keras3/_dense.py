@@ -3,15 +3,14 @@
 # Keras' own types are partly unknown.
 # pyright: reportUnknownParameterType=false, reportPrivateUsage=false
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import keras
 from jax.core import Tracer
 
-from adagrad_jax._rows.gradient import value_and_grad
+from adagrad_jax._rows.choice import wherever_possible
+from adagrad_jax._rows.explain import LeafExplanation, explain
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras3._loss_scale import with_rows
 
@@ -44,11 +43,13 @@ def why_dense(
         return None
     names = ", ".join(dict.fromkeys(repr(layer.name) for layer, _ in tables.values()))
     reasons = [*_for_all(model, trainable)]
+    explained = explain(loss, has_aux=True, tables=wherever_possible)
+    leaves = explained(trainable, optimizer_variables).leaves
     for i, (layer, variable) in tables.items():
         for reason in _for_one(variable):
             reasons.append(f"layer {layer.name!r}: {reason}")
         if not isinstance(grads[i], RowSparse) and variable.regularizer is None:
-            reason = _why_no_rows(loss, i, trainable, optimizer_variables)
+            reason = _why_no_rows(leaves[i])
             if reason:
                 reasons.append(f"layer {layer.name!r}: {reason}")
     if not reasons:
@@ -120,30 +121,13 @@ def _for_one(variable: Any) -> Iterator[str]:
         )
 
 
-def _why_no_rows(
-    loss: Callable[..., Any], i: int, trainable: Any, optimizer_variables: Any
-) -> str | None:
-    """What the library says of a table if it must have a gradient of rows.
-
-    None if it can have one, but was thought too small to gain by it.
-    """
-
-    def entries(trainable: Any, optimizer_variables: Any) -> jax.Array:
-        differentiate = value_and_grad(
-            loss, has_aux=True, tables=lambda path, _: path[-1].idx == i
-        )
-        grads = differentiate(trainable, optimizer_variables)[1]
-        return grads[i].to_bcoo().data
-
-    try:
-        rows = jax.eval_shape(entries, trainable, optimizer_variables)
-    except ValueError as error:
-        reason = re.search(r"row-sparse: (.*) Read it", str(error), re.S)
-        words = reason.group(1) if reason else str(error)
-        return (
-            f"{words} Read the table by its layer only, or keep another for the other "
-            "use."
-        )
-    if not rows.shape[0]:
+def _why_no_rows(leaf: LeafExplanation) -> str | None:
+    """None if it can have rows, but was thought too small to gain by them."""
+    if leaf.gradient == "rows":
+        return None
+    if not leaf.num_reads and leaf.primitive is None:
         return "the loss does not read it: set its `trainable` to False."
-    return None
+    return (
+        f"{leaf.reason}. Read the table by its layer only, or keep another for the "
+        "other use."
+    )

@@ -5,13 +5,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import keras
 from jax import lax
 
-from adagrad_jax._rows.row_sparse import RowSparse
-from adagrad_jax._rows.visit import total
+from adagrad_jax._finite import all_finite
 from adagrad_jax.keras3._optimizer import Optimizer
 
 LossScaleOptimizer = keras.optimizers.LossScaleOptimizer
@@ -42,7 +40,7 @@ def apply_unscaled(
         g if optimizer._overwrite_variable_with_gradient(v) else g / scale
         for g, v in zip(grads, optimizer._trainable_variables, strict=True)
     ]
-    finite = _all_finite(grads)
+    finite = all_finite(grads)
 
     def apply(state: tuple[Any, Any]) -> tuple[Any, Any]:
         trainable, variables = state
@@ -61,20 +59,3 @@ def apply_unscaled(
     own_values[scale_at] = jnp.where(finite, doubled, scale * 0.5)
     own_values[steps_at] = jnp.where(finite & ~is_grown, steps + 1, 0)
     return trainable, own_values + inner_variables
-
-
-def _all_finite(grads: Any) -> jax.Array:
-    finite = jnp.array(True)
-    for gradient in grads:
-        if isinstance(gradient, RowSparse):
-            # Of no rows it is -infinity.
-            finite &= ~(total(gradient, _is_not_finite, "max") > 0)
-        else:
-            finite &= jnp.all(jnp.isfinite(gradient))
-    return finite
-
-
-def _is_not_finite(rows: jax.Array) -> jax.Array:
-    """For each row 1 if any number in it is not finite, else 0."""
-    finite = jnp.all(jnp.isfinite(rows), axis=tuple(range(1, rows.ndim)))
-    return jnp.where(finite, 0.0, 1.0)

@@ -15,13 +15,14 @@ import keras
 import optax
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.diagonal import Diagonal
+from adagrad_jax._accumulators.diagonal import InOwnPrecision
 from adagrad_jax._accumulators.protocol import Accumulator
 from adagrad_jax._adagrad import scale_by_adagrad
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._lazy_decay import catch_up_weight_decay, lazy_weight_decay
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._sixteen_bits import chain_with_rate
 from adagrad_jax.keras._built import unique_names
 from adagrad_jax.keras._slots import Slots, merge, restrict, slot_of
 from adagrad_jax.keras3._accumulators import accumulator_config, accumulator_of
@@ -165,20 +166,23 @@ class Optimizer(keras.optimizers.Optimizer):
         values = [variable.value for variable in trainable_variables]
         cells = restrict(self._box.state, keys)
         params = Slots(zip(keys, values, strict=True))
-        updates, state = self._box.transformation.update(
-            Slots(zip(keys, grads, strict=True)),
-            _values(cells),
-            params,
-        )
-        if not self._has_own_rate:
-            rate = jnp.asarray(learning_rate)
-            updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
+        by_key = Slots(zip(keys, grads, strict=True))
+        updates, state = self._updates(by_key, _values(cells), params, learning_rate)
         if self._box.in_rows and self._lazily_decayed():
             updates = self._decay_rows(updates, params, learning_rate)
         new: Any = apply_updates(params, updates)
         for key, variable in zip(keys, trainable_variables, strict=True):
             variable.assign(new[key])
         _assign(cells, state)
+
+    def _updates(
+        self, grads: Any, state: Any, params: Any, learning_rate: Any
+    ) -> tuple[Any, Any]:
+        """The transformation's, times the learning rate if it has none of its own."""
+        updates, state = self._box.transformation.update(grads, state, params)
+        if not self._has_own_rate:
+            updates, _ = _by_rate(learning_rate).update(updates, optax.EmptyState())
+        return updates, state
 
     def _decay_rows(self, updates: Any, params: Any, learning_rate: Any) -> Any:
         """The updates, with the decay of the rows that they change in them."""
@@ -345,13 +349,23 @@ class Adagrad(Optimizer):
         transformation = scale_by_adagrad(
             initial_accumulator_value,
             epsilon,
-            accumulator=accumulator or Diagonal(dtype="parameter"),
+            accumulator=accumulator or InOwnPrecision(),
             epsilon_in_sqrt=True,
         )
         super().__init__(transformation, learning_rate, name, **kwargs)
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
         self.accumulator = accumulator
+
+    def _updates(
+        self, grads: Any, state: Any, params: Any, learning_rate: Any
+    ) -> tuple[Any, Any]:
+        """In 16 bits Keras multiplies by the rate before it divides."""
+        scale = self._box.transformation
+        chained = chain_with_rate([], [scale], _by_rate(learning_rate))
+        state = (state, optax.EmptyState())
+        updates, state = chained.update(grads, state, params)
+        return updates, state[0]
 
     def get_config(self) -> dict[str, Any]:
         """Keras' dictionary.
@@ -410,6 +424,16 @@ _catch_up_all = jax.jit(lambda params, state: catch_up_weight_decay(params, stat
 def to_dense(gradients: Sequence[Any]) -> list[Any]:
     """The gradients, all of them arrays."""
     return [g.to_dense() if isinstance(g, RowSparse) else g for g in gradients]
+
+
+def _by_rate(learning_rate: Any) -> optax.GradientTransformation:
+    rate = jnp.asarray(learning_rate)
+
+    def scaled(update: Any, param: Any) -> Any:
+        del param
+        return -rate.astype(update.dtype) * update
+
+    return optax.stateless_with_tree_map(scaled)
 
 
 def _values(cells: Any) -> Any:

@@ -74,6 +74,7 @@ def _wanted(name: str) -> dict[str, float | None]:
 def plot(cases: dict[str, report.Case]) -> Any:
     """Time by rows of the table; a panel for each width and size of batches."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     sizes = sorted({tuple(map(int, case.split(",")))[:2] for case in cases})
     widths, batches = (sorted(set(column)) for column in zip(*sizes, strict=True))
@@ -95,6 +96,7 @@ def plot(cases: dict[str, report.Case]) -> Any:
             axis.plot(*zip(*points, strict=True), color=color, label=name, **style)
         axis.axvline(size, color="gray", linewidth=0.8, linestyle=":")
         axis.set(xscale="log", yscale="log")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_title(f"{size:,} ids, rows of {width}", fontsize=10)
         report.tidy(axis)
     axes[0, 0].legend(frameon=False)

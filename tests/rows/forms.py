@@ -71,7 +71,7 @@ def zeros(p: jax.Array, n: int = 1) -> jax.Array:
 
 def other(p: jax.Array, k: Given) -> jax.Array:
     """The other table, with rows like those of ``p``."""
-    return jnp.tile(k.other, (1, 4))[:, : p.shape[1]].astype(p.dtype)
+    return jnp.tile(k.other, (1, 32))[:, : p.shape[1]].astype(p.dtype)
 
 
 def each(read: Callable[[Any], Any], ids: jax.Array) -> jax.Array:
@@ -148,6 +148,8 @@ VIEWS = [
     view("p[k.layer]", {3: 2}),
     view("p[:, 1]", {3: 2}),
     view("p.reshape(-1, p.shape[-1])", {3: 2}),
+    view("p[:4].reshape(2, -1)", TABLE),
+    view("jnp.concatenate([p, 2 * p], 1).reshape(-1, p.shape[1])", TABLE),
     view(
         "p.reshape(1, *p.shape)",
         {1: 2, 2: 3},

@@ -170,7 +170,7 @@ class Program:
     def names_exactly(self, table: str) -> bool:
         """Whether rows without a derivative must not be named."""
         return self.positive and not any(
-            form.some
+            form.some or form.gives != ROWS  # what is computed as a whole is read so
             for term in self.terms
             if table in term.tables()
             for form in term.forms()

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import checkify
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -1061,6 +1062,19 @@ def test_what_jax_refuses(fun, arg, options):
         )
 
 
+@pytest.mark.parametrize(
+    "argnums, error, words",
+    [
+        ((0, 3), TypeError, r"argnums=\(0, 3\) needs at least 4 .* got 1"),
+        (-2, TypeError, "argnums=-2 needs at least 2 .* got 1"),
+        ((), ValueError, "must name an argument"),
+    ],
+)
+def test_argnums_that_name_no_argument(argnums, error, words):
+    with pytest.raises(error, match=words):
+        aj.grad(jnp.sum, argnums)(TABLE)
+
+
 @pytest.mark.parametrize("pair", [tuple, list])
 def test_a_pair_with_auxiliary_data_may_be_a_list(pair):
     check(lambda table: pair([squares_at(table, IDS), table]), TABLE, has_aux=True)
@@ -1436,3 +1450,30 @@ def test_a_sharded_table(axis_type, spec):
         actual, expected = gradients(table, MANY_IDS)
     assert_equal(np.asarray(actual), np.asarray(expected))
     assert kinds == [True]
+
+
+CHECKED = {
+    "table[ids]": lambda p, ids: p[0][ids],
+    "stack[layer, ids]": lambda p, ids: p[ids[0], ids],
+    "stack[layer][ids]": lambda p, ids: p[0][1:][ids],
+    "cast": lambda p, ids: p[0].astype(jnp.float16)[ids],
+    "dynamic_slice": lambda p, ids: lax.dynamic_slice_in_dim(3 * p[1], ids[0], 3),
+    "columns": lambda p, ids: p[1][ids, ids],
+    "transposed": lambda p, ids: p[1].T[:, ids],
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_checkify_sees_indices_of_the_program(name):
+    """As without rows, however the table is seen."""
+
+    def loss(table, ids):
+        return jnp.sum(CHECKED[name](table, ids))
+
+    def step(table, ids):
+        return aj.grad(loss, tables=lambda *_: True)(table, ids).to_dense()
+
+    checked = jax.jit(checkify.checkify(step, errors=checkify.index_checks))
+    table = jnp.ones((2, 9, 3))
+    assert checked(table, jnp.array([0, 1]))[0].get() is None
+    assert "out-of-bounds" in checked(table, jnp.array([11, 99]))[0].get()
