@@ -98,13 +98,17 @@ def test_load_raises(tmp_path):
         Adagrad.load(tmp_path / "none.npz", [w, b])
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other archive", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "other archive", "text"])
 def test_damaged_files(damage, tmp_path):
     opt, w, b = trained(MAKERS["plain"])
     path = tmp_path / "o.npz"
     opt.save(path)
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "altered":
+        content = path.read_bytes()
+        number = content.index(b"\x93NUMPY") + 130  # past the header of an array
+        path.write_bytes(content[:number] + b"!" + content[number + 1 :])
     elif damage == "text":
         path.write_text("hello")
     else:
