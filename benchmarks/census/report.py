@@ -83,7 +83,8 @@ def savings(results: dict[str, Any]) -> str:
     read, rows = f"{steps['rows_read']:,.0f}", f"{steps['table_rows']:,}"
     return f"""A step needs {read} of the {rows} rows of both tables. With an ordinary
 gradient of the larger one it goes through all of them, and takes
-{times:.1f} times as long as with a row-sparse one. Milliseconds (and temporary MiB) of a step:
+{times:.1f} times as long as with a row-sparse one.
+Milliseconds (and temporary MiB) of a step:
 
 {report.text(costs(results))}"""
 
