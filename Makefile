@@ -11,7 +11,7 @@ help:  ## list the commands
 demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (2 minutes)
 	$(BIN)/python -m benchmarks.census
 
-test: $(VENV)/.tests  ## run the tests (10 to 15 minutes on two cores)
+test: $(VENV)/.tests  ## run the tests (15 to 20 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.check  ## formatting, lint and types
