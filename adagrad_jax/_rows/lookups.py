@@ -235,21 +235,12 @@ class _Finding:
         whole: Callable[[Any], Any],
     ) -> list[Any]:
         del whole
-        uses = self.uses.within()
-        results = walk(
-            function.jaxpr, function.consts, args, _Finding(uses), wanted, views=True
-        )
-        uses.gives_views = any(isinstance(x, Table | View) for x in results)
-        self.uses.include(uses)
-        return results
+        return self._inside(function.jaxpr, function.consts, args, wanted, views=True)
 
     def remat(
         self, function: Function, args: Sequence[Any], wanted: Wanted
     ) -> list[Any]:
-        uses = self.uses.within()
-        results = walk(function.jaxpr, function.consts, args, _Finding(uses), wanted)
-        self.uses.include(uses)
-        return results
+        return self._inside(function.jaxpr, function.consts, args, wanted)
 
     def cond(
         self,
@@ -261,19 +252,31 @@ class _Finding:
         del index
         results: list[Any] = []
         for jaxpr, consts in function.jaxprs:
-            uses = self.uses.within()
-            results = walk(jaxpr, consts, args, _Finding(uses), wanted)
-            self.uses.include(uses)
+            results = self._inside(jaxpr, consts, args, wanted)
         return results
 
     def scan(self, scan: Scan) -> list[Any]:
-        uses, function = self.uses.within(), scan.function
         turn = jax.typeof(jnp.zeros((), jnp.int32))
-        args = scan.args_at(turn, *scan.types)
-        wanted = scan.wanted_inside
-        walk(function.jaxpr, function.consts, args, _Finding(uses), wanted)
-        self.uses.include(uses, (scan.length,))
+        args, function = scan.args_at(turn, *scan.types), scan.function
+        wanted, turns = scan.wanted_inside, (scan.length,)
+        self._inside(function.jaxpr, function.consts, args, wanted, turns)
         return scan.result_types
+
+    def _inside(
+        self,
+        jaxpr: core.Jaxpr,
+        consts: Sequence[Any],
+        args: Sequence[Any],
+        wanted: Wanted,
+        turns: tuple[Any, ...] = (),
+        views: bool = False,
+    ) -> list[Any]:
+        """Of a function that is called here, what it uses, in each of its turns."""
+        uses = self.uses.within()
+        results = walk(jaxpr, consts, args, _Finding(uses), wanted, views=views)
+        uses.gives_views = any(isinstance(x, Table | View) for x in results)
+        self.uses.include(uses, turns)
+        return results
 
 
 class _Computing:
@@ -318,9 +321,6 @@ class _Computing:
     def stopped(self, x: Any) -> Any:
         return lax.stop_gradient(x)
 
-    def _within(self, uses: Uses, taps: Sequence[jax.Array]) -> "_Computing":
-        return _Computing(uses, taps)
-
     def _taps_for(self, uses: Uses) -> list[jax.Array]:
         return [next(self._taps) for _ in uses.reads]
 
@@ -335,7 +335,7 @@ class _Computing:
         taps = self._taps_for(uses)
         views = any(isinstance(x, View) and any(tables_in(x)) for x in args)
         if uses.gives_views or views or function.consts:
-            run = self._within(uses, taps)
+            run = _Computing(uses, taps)
             results = walk(
                 function.jaxpr, function.consts, args, run, wanted, views=True
             )
@@ -360,7 +360,7 @@ class _Computing:
         uses = next(self._inner)
 
         def body(arrays: list[Any], taps: list[jax.Array]) -> Any:
-            run = self._within(uses, taps)
+            run = _Computing(uses, taps)
             inside = _merged(args, arrays)
             results = walk(function.jaxpr, function.consts, inside, run, wanted)
             return results, run.ids
@@ -390,7 +390,7 @@ class _Computing:
             jaxpr, consts = function.jaxprs[number]
 
             def run_branch(arrays: list[Any], taps: list[list[jax.Array]]) -> Any:
-                run = self._within(uses[number], taps[number])
+                run = _Computing(uses[number], taps[number])
                 results = walk(jaxpr, consts, _merged(args, arrays), run, wanted)
                 mine = iter(run.ids)
                 ids = [
@@ -415,7 +415,7 @@ class _Computing:
 
         def body(carry: list[Any], x: Any) -> Any:
             turn, xs, taps = x
-            run = self._within(uses, taps)
+            run = _Computing(uses, taps)
             args = scan.args_at(turn, carry, xs)
             results = walk(
                 function.jaxpr, function.consts, args, run, scan.wanted_inside
