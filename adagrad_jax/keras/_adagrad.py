@@ -1,5 +1,6 @@
 """``tf.keras.optimizers.Adagrad`` on JAX arrays."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from adagrad_jax._around_update import is_set
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._rows.visit import map_entries
 from adagrad_jax._sixteen_bits import chain_with_rate
-from adagrad_jax.keras._hyperparameters import LearningRate, serialized
+from adagrad_jax.keras._hyperparameters import LearningRate
 from adagrad_jax.keras._optimizer import Optimizer
 
 
@@ -79,40 +80,42 @@ class Adagrad(Optimizer):
     ) -> None:
         if learning_rate is None:
             raise TypeError("`learning_rate` must be given, got None.")
-        number = isinstance(initial_accumulator_value, int | float)
-        if number and not initial_accumulator_value >= 0:
-            raise ValueError(
-                "initial_accumulator_value must be non-negative: "
-                f"{initial_accumulator_value}"
-            )
-        self._initial_accumulator_value = initial_accumulator_value
-        self._epsilon = _or_default(epsilon)
-        scale = self._scale(self._epsilon)
-        super().__init__(scale, learning_rate, name, **kwargs)
-        clips = {
-            clip_by_norm: self._options.clipnorm,
-            clip_by_value: self._options.clipvalue,
-            clip_by_global_norm: self._options.global_clipnorm,
+        self._scaling: dict[str, Any] = {
+            "initial_accumulator_value": _checked_start(initial_accumulator_value),
+            "epsilon": _or_default(epsilon),
         }
-        # Gradients are clipped as they come, of a loss that has been scaled.
-        factor = self._options.loss_scale_factor or 1.0
-        self._clips = [c(b * factor) for c, b in clips.items() if b is not None]
-        self._clip_entries = jax.jit(
-            lambda entries: optax.chain(*self._clips).update(
-                entries, (optax.EmptyState(),) * len(self._clips)
-            )[0]
-        )
+        super().__init__(_scale(**self._scaling), learning_rate, name, **kwargs)
+
+    @property
+    def initial_accumulator_value(self) -> ArrayLike:
+        """Where accumulators start; it may be assigned to before the first step."""
+        return self._scaling["initial_accumulator_value"]
+
+    @initial_accumulator_value.setter
+    def initial_accumulator_value(self, value: ArrayLike) -> None:
+        if self._built.trained:
+            raise RuntimeError(
+                f"accumulators of {', '.join(self._built.trained)} have started from "
+                f"{self.initial_accumulator_value}, so that it cannot become {value}; "
+                "assign to get_slot(variable, 'accumulator')."
+            )
+        self._set_scaling("initial_accumulator_value", _checked_start(value))
 
     @property
     def epsilon(self) -> ArrayLike:
         """What is added to the root; assigning takes effect at the next step."""
-        return self._epsilon
+        return self._scaling["epsilon"]
 
     @epsilon.setter
     def epsilon(self, value: ArrayLike | None) -> None:
-        value = _or_default(value)
-        self._replace_transformation(self._scale(value))
-        self._epsilon = value
+        self._set_scaling("epsilon", _or_default(value))
+
+    def _set_scaling(self, name: str, value: Any) -> None:
+        with self._lock:
+            scaling = {**self._scaling, name: value}
+            self._transformation = _scale(**scaling)  # or raises
+            self._scaling = scaling
+            self._steps.clear()
 
     def get_config(self) -> dict[str, Any]:
         """TensorFlow 2.0's dictionary; Keras 3's arguments are in it if given.
@@ -123,11 +126,10 @@ class Adagrad(Optimizer):
           {'name': 'Adagrad', 'clipnorm': 1.0, 'learning_rate': 0.5, 'decay': 0.0,
            'initial_accumulator_value': 0.1, 'epsilon': 1e-07}
         """
-        return {
-            **super().get_config(),
-            "initial_accumulator_value": serialized(self._initial_accumulator_value),
-            "epsilon": serialized(self._epsilon),
-        }
+        return super().get_config()
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**super()._arguments(), **self._scaling}
 
     @classmethod
     def from_config(
@@ -141,17 +143,42 @@ class Adagrad(Optimizer):
         config = {"initial_accumulator_value": 0.0, **config}
         return super().from_config(config, custom_objects)  # pyright: ignore
 
-    def _scale(self, epsilon: ArrayLike) -> optax.GradientTransformation:
-        return scale_by_adagrad(
-            self._initial_accumulator_value,
-            epsilon,
-            accumulator=InOwnPrecision(),
-        )
-
     def _clip(self, gradients: list[Any]) -> list[Any]:
-        if not self._clips:
+        # Gradients are clipped as they come, of a loss that has been scaled.
+        factor = self._options.loss_scale_factor or 1.0
+        bounds = {name: getattr(self._options, name) for name in _CLIPS}
+        bounds = {n: bound * factor for n, bound in bounds.items() if bound is not None}
+        if not bounds:
             return gradients
-        return map_entries(self._clip_entries, gradients)
+        return map_entries(functools.partial(_clipped, bounds), gradients)
+
+
+_CLIPS = {
+    "clipnorm": clip_by_norm,
+    "clipvalue": clip_by_value,
+    "global_clipnorm": clip_by_global_norm,
+}
+
+
+@jax.jit
+def _clipped(bounds: dict[str, Any], entries: Any) -> Any:
+    # Their names in the order of clipping, for JAX has sorted them.
+    clips = [_CLIPS[name](bounds[name]) for name in _CLIPS if name in bounds]
+    return optax.chain(*clips).update(entries, (optax.EmptyState(),) * len(clips))[0]
+
+
+def _scale(
+    initial_accumulator_value: ArrayLike, epsilon: ArrayLike
+) -> optax.GradientTransformation:
+    return scale_by_adagrad(
+        initial_accumulator_value, epsilon, accumulator=InOwnPrecision()
+    )
+
+
+def _checked_start(value: Any) -> Any:
+    if isinstance(value, int | float) and not value >= 0:
+        raise ValueError(f"initial_accumulator_value must be non-negative: {value}")
+    return value
 
 
 def _or_default(epsilon: ArrayLike | None) -> ArrayLike:

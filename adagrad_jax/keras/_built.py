@@ -3,17 +3,19 @@
 # The arrays of variables are read here without marking them as taken.
 # pyright: reportPrivateUsage=false
 
+import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.typing import ArrayLike
 
-from adagrad_jax.keras._slots import Slots, merge, restrict, slot_of
+from adagrad_jax.keras._initializers import initial_value
+from adagrad_jax.keras._slots import Slots, slot_of
 from adagrad_jax.keras._variable import Cell, Variable, as_cell
 
 
@@ -21,28 +23,31 @@ from adagrad_jax.keras._variable import Cell, Variable, as_cell
 class Built:
     """What has been made for the variables met so far.
 
+    Of the transformation's state the arrays are kept, by whose they are and the name of
+    the slot. Its structure is the transformation's to say, which may be replaced.
+
     Attributes:
-      state: The transformation's, with a Slots for each tree of parameters, and in
-        place of each array its index in ``arrays``.
-      arrays: What holds these arrays. (Variables are trees to JAX, so not ``state``.)
-      weights: Those of them, and of what users have added, as they were made.
-      trained: The keys of the variables that ``state`` has slots for, in order.
-      keys: The key of each variable in Slots, its name if that is its alone, by its id.
-      cells: The variables by key.
+      weights: All that was made, in this order.
+      slots: By the variable's key and the slot's name, the users' own among them.
+      shared: What the transformation keeps for all variables together, by name.
+      slot_names: In the order in which they first came.
+      trained: The keys of the variables that have the transformation's slots, in order.
+      keys: The key of each variable, its name if that is its alone, by its id.
+      cells: The variables by key. One that was pickled has none, until a variable
+        of that name comes.
       originals: The same as they were given; alive, so that no other gets their ids.
-      slots: By the variable's key and the slot's name.
     """
 
-    state: Any = None
-    arrays: tuple[Variable, ...] = ()
     weights: tuple[Variable, ...] = ()
+    slots: Mapping[str, Mapping[str, Variable]] = dataclasses.field(
+        default_factory=dict
+    )
+    shared: Mapping[str, Variable] = dataclasses.field(default_factory=dict)
+    slot_names: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
     keys: Mapping[int, str] = dataclasses.field(default_factory=dict)
     cells: Mapping[str, Cell] = dataclasses.field(default_factory=dict)
     originals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    slots: Mapping[str, Mapping[str, Variable]] = dataclasses.field(
-        default_factory=dict
-    )
 
     def knowing(self, variables: Sequence[Any]) -> tuple["Built", list[str]]:
         """The same with keys for ``variables``, and these keys."""
@@ -84,65 +89,109 @@ class Built:
                 f"{', '.join(new)} came after the first step, but what is accumulated "
                 "or averaged must be so from the start; `build` with all variables."
             )
-        part = transformation.init(Slots((k, _trainable(built.cells[k])) for k in new))
-        leaves, structure = jax.tree_util.tree_flatten_with_path(part)
-        made = [built._made(optimizer, *slot_of(p), leaf, new) for p, leaf in leaves]
-        known = len(built.arrays)
-        part = structure.unflatten(range(known, known + len(made)))
-        grown = built.with_weights(
-            weight for weight in made if weight[0] is not None or built.state is None
-        )
+        state = transformation.init(built._params(new))
+        for (key, slot), leaf in _placed(state)[0].items():
+            if key is None and built.trained:
+                _check_can_grow(slot, leaf, new)
+            if built._at(key, slot) is None:
+                owner = optimizer if key is None else _owner(optimizer, built.cells[key])
+                # The transformation may hold it, or have it from the parameters.
+                weight = Variable.holding(jnp.copy(leaf), f"{owner}/{slot}")
+                built = built.with_weight(weight, key, slot)
+        return dataclasses.replace(built, trained=(*built.trained, *new))
+
+    def _params(self, keys: Iterable[str]) -> Slots:
+        return Slots((key, _trainable(self.cells[key])) for key in keys)
+
+    def _at(self, key: str | None, slot: str) -> Variable | None:
+        return (self.shared if key is None else self.slots.get(key, {})).get(slot)
+
+    def with_weight(
+        self, weight: Variable, key: str | None = None, slot: str | None = None
+    ) -> "Built":
+        """The same with one more, a slot of the variable of ``key``, or shared."""
+        built = dataclasses.replace(self, weights=(*self.weights, weight))
+        if slot is None:
+            return built
+        if key is None:
+            return dataclasses.replace(built, shared={**self.shared, slot: weight})
         return dataclasses.replace(
-            grown,
-            state=part if built.state is None else merge(part, built.state),
-            arrays=(*built.arrays, *(variable for _, _, variable in made)),
-            trained=(*built.trained, *new),
+            built,
+            slots={**self.slots, key: {**self.slots.get(key, {}), slot: weight}},
+            slot_names=tuple(dict.fromkeys((*self.slot_names, slot))),
         )
-
-    def _made(
-        self, optimizer: str, slot: str, key: str | None, leaf: Any, new: Sequence[str]
-    ) -> tuple[str | None, str, Variable]:
-        """Whose it is, the slot's name, and what holds this leaf of a new state."""
-        # The transformation may hold it, or have taken it from the parameters.
-        array = jnp.copy(leaf)
-        if key is not None:
-            name = full_name(optimizer, self.cells[key], slot)
-            return key, slot, Variable.holding(array, name)
-        if self.state is not None and array.ndim:
-            raise ValueError(
-                f"{', '.join(new)} came after the first step, but the "
-                f"transformation keeps {slot}, of shape {array.shape}, for all "
-                "variables together; call `build` with all of them."
-            )
-        return None, slot, Variable.holding(array, f"{optimizer}/{slot}")
-
-    def with_weights(self, new: Iterable[tuple[str | None, str, Variable]]) -> "Built":
-        """The same with more weights: whose each is, the slot's name, and itself."""
-        slots = {key: dict(known) for key, known in self.slots.items()}
-        weights = list(self.weights)
-        for key, name, weight in new:
-            weights.append(weight)
-            if key is not None:
-                known = slots.setdefault(key, {})
-                known[_unused(name, known)] = weight
-        return dataclasses.replace(self, weights=tuple(weights), slots=slots)
 
     def with_slot(
-        self,
-        optimizer: str,
-        variable: Any,
-        name: str,
-        initializer: str | Callable[..., ArrayLike],
+        self, variable: Any, name: str, initializer: Any
     ) -> tuple["Built", Variable]:
         """The same with this slot of ``variable``, and the slot, new or not."""
         built, (key,) = self.knowing([variable])
-        if name not in built.slots.get(key, {}):
+        slot = built._at(key, name)
+        if slot is None:
             cell = built.cells[key]
             value = initial_value(initializer, cell._array.shape, cell._array.dtype)
-            slot_name = full_name(optimizer, cell, name)
+            slot_name = f"{cell.name.removesuffix(':0')}/{name}"
             slot = Variable(value, trainable=False, name=slot_name)
-            built = built.with_weights([(key, name, slot)])
-        return built, built.slots[key][name]
+            built = built.with_weight(slot, key, name)
+        return built, slot
+
+    def part(
+        self, keys: Iterable[str], transformation: optax.GradientTransformation
+    ) -> tuple[list[Variable], Any]:
+        """What holds the state of these variables, and that state's structure.
+
+        Raises:
+          RuntimeError: If the transformation keeps what was not kept from the start.
+          ValueError: If a slot that users added, or pickled, does not fit.
+        """
+        state = jax.eval_shape(transformation.init, self._params(dict.fromkeys(keys)))
+        placed, structure = _placed(state)
+        held: list[Variable] = []
+        for (key, slot), leaf in placed.items():
+            kept = self._at(key, slot)
+            of = key or "all variables"
+            if kept is None:
+                raise RuntimeError(
+                    f"{slot} of {of} must be kept from the first step, and that has "
+                    "been taken; set what needs it before, or make another optimizer."
+                )
+            if key is not None and (kept.shape, kept.dtype) != (leaf.shape, leaf.dtype):
+                raise ValueError(
+                    f"the slot {slot} of {of} is of shape {kept.shape} and dtype "
+                    f"{kept.dtype}, but must be {leaf.shape} and {leaf.dtype}; add it "
+                    "with an initializer that gives that."
+                )
+            held.append(kept)
+        return held, structure
+
+    def copied(self) -> tuple["Built", dict[int, Variable]]:
+        """The same with weights of its own, and these by the ids of the old ones."""
+        new = {id(weight): copy.copy(weight) for weight in self.weights}
+        slots = {
+            key: {name: new[id(slot)] for name, slot in slots.items()}
+            for key, slots in self.slots.items()
+        }
+        built = dataclasses.replace(
+            self,
+            weights=tuple(new.values()),
+            slots=slots,
+            shared={name: new[id(kept)] for name, kept in self.shared.items()},
+        )
+        return built, new
+
+    def without_variables(self) -> "Built":
+        """The same waiting for the variables, which will be known by their names."""
+        base_names(self.cells[key] for key in self.slots if key in self.cells)
+        return dataclasses.replace(self, keys={}, cells={}, originals={})
+
+    def check_all_here(self) -> None:
+        """Raises ValueError if a variable has been pickled, and not come since."""
+        away = [key for key in self.trained if key not in self.cells]
+        if away:
+            raise ValueError(
+                f"{', '.join(away)} must be given again after pickling; call "
+                "`build(variables)` with variables of these names."
+            )
 
     def slot(self, optimizer: str, variable: Any, name: str) -> Variable:
         """What is kept of ``variable`` under this name; raises KeyError if nothing."""
@@ -174,11 +223,6 @@ class Built:
                 "`use_ema` every step averages all variables."
             )
 
-    def part(self, keys: Iterable[str]) -> tuple[list[Variable], Any]:
-        """What holds the state of these variables, and that state's structure."""
-        places, structure = jax.tree.flatten(restrict(self.state, dict.fromkeys(keys)))
-        return [self.arrays[place] for place in places], structure
-
     def decays(self, keys: Iterable[str], not_decayed: Sequence[Any]) -> Slots:
         """For each variable whether its weights decay.
 
@@ -205,20 +249,28 @@ def _trainable(cell: Cell) -> jax.Array:
     return array
 
 
-def initial_value(
-    initializer: str | Callable[..., ArrayLike], shape: tuple[int, ...], dtype: Any
-) -> ArrayLike:
-    known = {"zeros": jnp.zeros, "ones": jnp.ones}
-    function = known.get(initializer) if isinstance(initializer, str) else initializer
-    if function is None:
+def _placed(state: Any) -> tuple[dict[tuple[str | None, str], Any], Any]:
+    """Its leaves by whose they are and the slot's name, and its structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    placed: dict[tuple[str | None, str], Any] = {}
+    for path, leaf in leaves:
+        name, key = slot_of(path)
+        known = [other for owner, other in placed if owner == key]
+        placed[key, _unused(name, known)] = leaf
+    return placed, structure
+
+
+def _check_can_grow(slot: str, leaf: Any, new: Sequence[str]) -> None:
+    if np.ndim(leaf):
         raise ValueError(
-            f"Unknown initializer: {initializer}; known: {', '.join(known)}."
+            f"{', '.join(new)} came after the first step, but the transformation keeps "
+            f"{slot}, of shape {np.shape(leaf)}, for all variables together; call "
+            "`build` with all of them."
         )
-    return function(shape, dtype)
 
 
-def full_name(optimizer: str, cell: Cell, slot: str) -> str:
-    return f"{optimizer}/{cell.name.removesuffix(':0')}/{slot}"
+def _owner(optimizer: str, cell: Cell) -> str:
+    return f"{optimizer}/{cell.name.removesuffix(':0')}"
 
 
 def unique_names(variables: Sequence[Any]) -> list[str]:

@@ -4,11 +4,12 @@
 # pyright: reportPrivateUsage=false
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, KeysView, Sequence, Set, ValuesView
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from adagrad_jax._rows.choice import wherever_possible
@@ -26,7 +27,9 @@ def listed(var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
     if callable(var_list) and not isinstance(var_list, Variable):
         loss()
         var_list = var_list()
-    variables = [var_list] if isinstance(var_list, Variable) else list(var_list)
+    if isinstance(var_list, Iterator | KeysView | ValuesView | Set):
+        var_list = list(var_list)
+    variables = jax.tree.leaves(var_list, is_leaf=_is_leaf)
     for variable in variables:
         if not isinstance(variable, Variable):
             raise ValueError(
@@ -42,10 +45,80 @@ def listed(var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
     return variables
 
 
+def _is_leaf(node: Any) -> bool:
+    return node is None or isinstance(node, Variable)
+
+
+def weighted_sum(losses: Any, weights: Any) -> jax.Array:
+    """The sum of all numbers in a tree of losses, each times its weight.
+
+    Args:
+      losses: Arrays, Variables or numbers; None for none.
+      weights: A tree like it of arrays of the same shape, or (), and dtype; Python
+        numbers and lists of them are converted. None weighs as 1.
+
+    Raises:
+      TypeError: If a loss is no number.
+      ValueError: If weights are of other dtypes, shapes or trees than losses.
+    """
+    leaves, structure = jax.tree.flatten(losses, is_leaf=lambda x: isinstance(x, str))
+    if not leaves:
+        raise ValueError(
+            f"`loss` gave {losses!r}; it must return an array, or a list, tuple or "
+            "dictionary of them: is a `return` missing?"
+        )
+    values = [_loss_value(leaf) for leaf in leaves]
+    if weights is not None:
+        one = structure == jax.tree.structure(0)
+        parts, given = [weights], structure
+        if not one:
+            parts, given = jax.tree.flatten(weights, is_leaf=_is_leaf)
+        if given != structure:
+            raise ValueError(
+                f"`grad_loss` is a {given}, but the loss a {structure}; give a weight "
+                "for each loss, or None."
+            )
+        weighted = zip(values, map(_weight, parts, values), strict=True)
+        values = [v if w is None else v * w for v, w in weighted]
+    with jax.numpy_dtype_promotion("standard"):
+        return sum(map(jnp.sum, values[1:]), start=jnp.sum(values[0]))
+
+
+def _loss_value(value: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`loss` gave {value!r} of type {type(value).__name__}; it must return an "
+            "array, or a list, tuple or dictionary of them."
+        ) from error
+
+
+def _weight(weight: Any, value: jax.Array) -> Any:
+    """What multiplies one loss."""
+    if weight is None:
+        return None
+    if isinstance(weight, Variable):
+        weight = weight.value
+    if not hasattr(weight, "dtype"):
+        try:
+            weight = jnp.asarray(np.asarray(weight, np.float64), value.dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`grad_loss` must be numbers, got {weight!r}.") from error
+    fits = np.shape(weight) in ((), value.shape)
+    if not fits or weight.dtype != value.dtype:
+        raise ValueError(
+            f"`grad_loss` has shape {np.shape(weight)} and dtype {weight.dtype}, the "
+            f"loss {value.shape} and {value.dtype}; they must be the same, or "
+            "`grad_loss` a single number of that dtype."
+        )
+    return jnp.asarray(weight)
+
+
 def gradients_by(
     variables: Sequence[Variable],
-    loss: Callable[[], ArrayLike],
-    grad_loss: ArrayLike | None,
+    loss: Callable[[], Any],
+    grad_loss: Any,
     scale: Callable[[ArrayLike], ArrayLike],
     known: set[Any],
 ) -> list[Any]:
@@ -66,11 +139,9 @@ def gradients_by(
 
     def total(arrays: list[jax.Array]) -> jax.Array:
         with substituted(chosen, arrays) as here:
-            values = jnp.asarray(loss())
+            value = weighted_sum(loss(), grad_loss)
         traces.append(here)
-        if grad_loss is not None:
-            values = values * jnp.asarray(grad_loss, values.dtype)
-        return jnp.asarray(scale(jnp.sum(values)))
+        return jnp.asarray(scale(value))
 
     arrays = [v._array for v in chosen]
     try:

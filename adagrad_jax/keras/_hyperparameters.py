@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,13 +20,28 @@ from adagrad_jax.keras._variable import Variable
 
 LearningRate = ArrayLike | Variable | Schedule | Callable[[], ArrayLike]
 
-_OPTIONS = tuple(field.name for field in dataclasses.fields(Keras3Options))
+OPTIONS = tuple(field.name for field in dataclasses.fields(Keras3Options))
+_names: Counter[str] = Counter()
+
+
+def unique_name(kind: type) -> str:
+    """Keras' names for what was given none: "adagrad", then "adagrad_1"."""
+    name = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+    _names[name] += 1
+    return name if _names[name] == 1 else f"{name}_{_names[name] - 1}"
+
+
+def given_options(options: Keras3Options) -> dict[str, Any]:
+    """Those that are not what they would be by default."""
+    fields = dataclasses.fields(options)
+    given = {field.name: (getattr(options, field.name), field.default) for field in fields}
+    return {name: v for name, (v, default) in given.items() if v is not default}
 
 
 def checked_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments that were given, in this order, or TensorFlow's errors."""
     for name, value in kwargs.items():
-        if name not in ("lr", "decay", *_OPTIONS):
+        if name not in ("lr", "decay", *OPTIONS):
             raise TypeError(f"Unexpected keyword argument passed to optimizer: {name}")
         if isinstance(value, int | float) and not value >= 0:
             raise ValueError(f"Expected {name} >= 0, received: {value}")

@@ -3,10 +3,13 @@
 # The arrays of variables are read and replaced here without marking them as taken.
 # pyright: reportPrivateUsage=false
 
+import contextlib
+import copy
 import dataclasses
 import os
+import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,19 +19,24 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._around_update import Keras3Options, chain
-from adagrad_jax._checks import check_hyperparameter
+from adagrad_jax._decay import decayed_rate
 from adagrad_jax.keras import _saving
-from adagrad_jax.keras._built import Built, base_names, initial_value
+from adagrad_jax.keras._attributes import ALIASES, is_assignable, unknown
+from adagrad_jax.keras._built import Built, base_names
 from adagrad_jax.keras._gradients import check_none_missing, gradients_by, listed
 from adagrad_jax.keras._hyperparameters import (
+    OPTIONS,
     LearningRate,
     as_variable,
     checked_number,
     checked_options,
     deserialized,
+    given_options,
     is_schedule,
     serialized,
+    unique_name,
 )
+from adagrad_jax.keras._initializers import initial_value
 from adagrad_jax.keras._slots import Slots
 from adagrad_jax.keras._step import (
     GradsAndVars,
@@ -38,6 +46,21 @@ from adagrad_jax.keras._step import (
     split_pairs,
 )
 from adagrad_jax.keras._variable import Variable, arrays_lock, as_cell
+
+
+@dataclasses.dataclass
+class _Kept:
+    """What a shallow copy of an optimizer shares with it, as in TensorFlow."""
+
+    hyper: dict[str, Any]
+    built: Built = Built()
+    iterations: Variable | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Kept":
+        built, new = self.built.copied()
+        count = self.iterations
+        hyper = copy.deepcopy(self.hyper, memo)
+        return _Kept(hyper, built, None if count is None else new[id(count)])
 
 
 class Optimizer:
@@ -102,23 +125,21 @@ class Optimizer:
     ) -> None:
         options = checked_options(kwargs)
         learning_rate = options.pop("lr", learning_rate)
-        self._decay: Any = checked_number("decay", options.pop("decay", 0.0))
-        self._learning_rate: Any = None
+        decay = options.pop("decay", 0.0)
+        hyper: dict[str, Any] = {"decay": checked_number("decay", decay)}
         if learning_rate is not None:
-            self._learning_rate = checked_number("learning_rate", learning_rate)
-        self._given_options = options
+            hyper["learning_rate"] = checked_number("learning_rate", learning_rate)
+        self._kept = _Kept(hyper)
         self._options = Keras3Options(**options)
-        if learning_rate is None and (self._decay or self._options.weight_decay):
+        if learning_rate is None and (decay or self._options.weight_decay):
             raise ValueError(
                 "`decay` and `weight_decay` need a `learning_rate`, got None: pass it, "
                 "and a transformation without one, such as optax.scale_by_adam()."
             )
         self._transformation = transformation
-        self._name = name or type(self).__name__.lower()
+        self._name = name or unique_name(type(self))
         self._donate_variables = donate_variables
         self._not_decayed: list[Any] = []
-        self._iterations: Variable | None = None
-        self._built = Built()
         self._steps: dict[tuple[int, ...], Step] = {}
         self._known_losses: set[Any] = set()
         self._lock = threading.RLock()
@@ -135,46 +156,122 @@ class Optimizer:
         Raises:
           AttributeError: If the transformation has its own.
         """
-        rate = self._learning_rate
-        if rate is None:
-            raise AttributeError(
-                f"{self._name} has no learning rate of its own, its transformation may "
-                "have: pass `learning_rate` and a transformation without one, such as "
-                "optax.scale_by_adam()."
-            )
+        rate = self._rate_given()
         if is_schedule(rate):
             return rate
         if callable(rate):
             return rate()
-        self._learning_rate = as_variable("learning_rate", rate)
-        return self._learning_rate
+        return self._number("learning_rate")
 
     @learning_rate.setter
     def learning_rate(self, value: LearningRate) -> None:
-        if self._learning_rate is None:
-            _ = self.learning_rate  # raises
+        kept = self._rate_given()
         value = checked_number("learning_rate", value)
         with self._lock:
-            kept = self._learning_rate
             if isinstance(kept, Variable) and not callable(value):
                 kept.assign(np.asarray(value, kept.dtype))
                 return
             if is_schedule(kept) or is_schedule(value):
                 self._steps.clear()
-            self._learning_rate = value
+            self._hyper["learning_rate"] = value
 
     lr = learning_rate
 
     @property
     def decay(self) -> Variable:
         """How fast the learning rate falls; assigning takes effect at the next step."""
-        self._decay = as_variable("decay", self._decay)
-        return self._decay
+        return self._number("decay")
 
     @decay.setter
     def decay(self, value: ArrayLike) -> None:
-        check_hyperparameter("decay", value)
+        checked_options({"decay": value})
+        value = checked_number("decay", value)
         self.decay.assign(np.asarray(value, np.float32))
+
+    def __getattr__(self, name: str) -> Any:
+        """Of the hyperparameters those that have no property of their own."""
+        if name in ("lr", "learning_rate"):
+            self._rate_given()  # raises
+        if name in OPTIONS:
+            return getattr(self._options, name)
+        if name in ALIASES:
+            return getattr(self, ALIASES[name])
+        raise unknown(self, name, self._hyperparameters())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Hyperparameters take effect at the next step, whichever they are."""
+        name = ALIASES.get(name, name)
+        if name in OPTIONS:
+            self._set_options(**{name: value})
+        elif is_assignable(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            raise unknown(self, name, self._hyperparameters())
+
+    def __delattr__(self, name: str) -> None:
+        """As if it had not been given."""
+        if name in OPTIONS:
+            self._set_options(**{name: None})
+        else:
+            object.__delattr__(self, name)
+
+    def _set_options(self, **changed: Any) -> None:
+        options = given_options(self._options)
+        options = {k: v for k, v in options.items() if k not in changed}
+        with self._lock:
+            before = self._options
+            self._options = Keras3Options(**options, **checked_options(changed))
+            try:
+                self._check_kept()
+            except BaseException:
+                self._options = before
+                raise
+            self._steps.clear()
+
+    def _check_kept(self) -> None:
+        """Raises if steps to come need what was not kept from the start."""
+        here = [key for key in self._built.trained if key in self._built.cells]
+        if here:
+            self._built.part(here, self._chained())
+
+    def _get_hyper(self, name: str, dtype: DTypeLike | None = None) -> Any:
+        """TensorFlow's, as subclasses and recipes call it."""
+        value = getattr(self, name)
+        return value if dtype is None or is_schedule(value) else jnp.asarray(value, dtype)
+
+    def _set_hyper(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
+
+    def _decayed_lr(self, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        rate, count = self._rate_given(), self.iterations.value
+        rate = rate(count) if is_schedule(rate) else self._rate()
+        return decayed_rate(jnp.asarray(rate), self.decay._array, count, dtype)
+
+    def _create_hypers(self, scope: str = "") -> None:
+        """Keeps numbers in variables from now on, as reading one or a step does."""
+        for name, value in sorted(self._hyper.items()):
+            if not callable(value):
+                self._hyper[name] = as_variable(f"{scope}{name}", value)
+
+    def _number(self, name: str, scope: str = "") -> Variable:
+        if not isinstance(self._hyper[name], Variable):
+            self._create_hypers(scope)
+        return self._hyper[name]
+
+    def _rate_given(self) -> Any:
+        """The learning rate as it is kept."""
+        if "learning_rate" not in self._hyper:
+            raise AttributeError(
+                f"{self._name} has no learning rate of its own, its transformation may "
+                "have: pass `learning_rate` and a transformation without one, such as "
+                "optax.scale_by_adam()."
+            )
+        return self._hyper["learning_rate"]
+
+    def _hyperparameters(self) -> list[str]:
+        kind = type(self)
+        own = [n for n in ("initial_accumulator_value", "epsilon") if hasattr(kind, n)]
+        return ["learning_rate", *own, "decay", *OPTIONS]
 
     @property
     def name(self) -> str:
@@ -193,28 +290,43 @@ class Optimizer:
 
     @iterations.setter
     def iterations(self, variable: Any) -> None:
-        if self._iterations is not None:
+        if self._kept.iterations is not None:
             raise RuntimeError(
                 "Cannot set `iterations` to a new Variable after the Optimizer weights "
                 "have been created; use `iterations.assign`."
             )
         if not isinstance(variable, Variable):
             raise TypeError(f"`iterations` must be a Variable, got {variable!r}.")
-        self._iterations = variable
+        self._kept.iterations = variable
+        self._built = self._built.with_weight(variable)
 
     def _counter(self, name: str) -> Variable:
-        if self._iterations is None:
+        count = self._kept.iterations
+        if count is None:
             dtype = jax.dtypes.canonicalize_dtype(np.int64)
-            self._iterations = Variable(0, trainable=False, name=name, dtype=dtype)
-        return self._iterations
+            count = Variable(0, trainable=False, name=name, dtype=dtype)
+            self._kept.iterations = count
+            self._built = self._built.with_weight(count)
+        return count
+
+    @property
+    def _hyper(self) -> dict[str, Any]:
+        return self._kept.hyper
+
+    @property
+    def _built(self) -> Built:
+        return self._kept.built
+
+    @_built.setter
+    def _built(self, built: Built) -> None:
+        self._kept.built = built
 
     # --- Weights ----------------------------------------------------------------------
 
     @property
     def weights(self) -> list[Variable]:
-        """What the optimizer keeps, in the order made: iterations, then the slots."""
-        counter = [] if self._iterations is None else [self._iterations]
-        return [*counter, *self._built.weights]
+        """What the optimizer keeps, iterations and slots, in the order made."""
+        return [*self._built.weights]
 
     def variables(self) -> list[Variable]:
         """The same as :attr:`weights`."""
@@ -250,55 +362,64 @@ class Optimizer:
         Raises:
           TypeError: If one is no variable, or has no floating-point numbers.
         """
-        with self._lock:
-            self._built = self._grown(variables, self._chained())
+        with self._undone_if_it_fails():
             self._counter(f"{self._name}/iter")
+            self._built = self._grown(variables, self._chained())
 
     def add_weight(
         self,
         name: str,
-        shape: Sequence[int] = (),
+        shape: Sequence[int] | int,
         dtype: DTypeLike | None = None,
-        initializer: str | Callable[..., ArrayLike] = "zeros",
+        initializer: Any = "zeros",
         trainable: bool | None = None,
         synchronization: Any = None,
         aggregation: Any = None,
     ) -> Variable:
-        """A new variable among :attr:`weights`, for whatever use.
+        """A new variable, for whatever use; not among :attr:`weights`.
 
         Args:
           name: Its name.
           shape: Its shape.
           dtype: Its dtype, by default float32.
-          initializer: "zeros", "ones", or a function ``(shape, dtype) -> array``.
+          initializer: One of Keras' names, such as "zeros" or "glorot_uniform" (what is
+            random comes from ``numpy.random``, whose seed repeats it); a function
+            ``(shape, dtype) -> array``; or the value itself.
           trainable: For the user's information.
           synchronization: Without a meaning here.
           aggregation: The same.
+
+        Raises:
+          TypeError: If ``initializer`` is none.
+          ValueError: If it is an unknown name, or gives another shape.
         """
         del synchronization, aggregation
-        value = initial_value(initializer, tuple(shape), dtype or jnp.float32)
-        weight = Variable(value, bool(trainable), name)
-        self._built = self._built.with_weights([(None, name, weight)])
-        return weight
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        value = initial_value(initializer, shape, dtype or jnp.float32)
+        if value.shape != shape:
+            raise ValueError(
+                f"weight {name} must be of shape {shape}, but its initializer gave "
+                f"{value.shape}."
+            )
+        return Variable(value, trainable is not False, name or "Variable")
 
-    def add_slot(
-        self,
-        var: Any,
-        slot_name: str,
-        initializer: str | Callable[..., ArrayLike] = "zeros",
-    ) -> Variable:
+    def add_slot(self, var: Any, slot_name: str, initializer: Any = "zeros") -> Variable:
         """A new slot of ``var`` among :attr:`weights`; the old one if there is one.
+
+        One that the transformation needs, as ``"accumulator"``, is used from the first
+        step on, and so begins as it is set here.
 
         Args:
           var: A variable.
           slot_name: The slot's name.
           initializer: As in :meth:`add_weight`.
+
+        Raises:
+          TypeError: If ``var`` is no variable, or ``initializer`` is none.
+          ValueError: If ``initializer`` is an unknown name.
         """
         with self._lock:
-            self.build([var])  # so that no slot of its own will have this name
-            self._built, slot = self._built.with_slot(
-                self._name, var, slot_name, initializer
-            )
+            self._built, slot = self._built.with_slot(var, slot_name, initializer)
             return slot
 
     def get_slot(self, var: Any, slot_name: str) -> Variable:
@@ -310,8 +431,8 @@ class Optimizer:
         return self._built.slot(self._name, var, slot_name)
 
     def get_slot_names(self) -> list[str]:
-        """The names of the slots that there are, of whatever variable."""
-        return sorted({name for slots in self._built.slots.values() for name in slots})
+        """The names of the slots, of whatever variables, in the order made."""
+        return [*self._built.slot_names]
 
     # --- Steps ------------------------------------------------------------------------
 
@@ -401,20 +522,26 @@ class Optimizer:
         """
         del name
         gradients, variables = split_pairs(grads_and_vars)
-        with self._lock:
-            key = tuple(map(id, variables))
+        key = tuple(map(id, variables))
+        with self._undone_if_it_fails():
             step = self._steps.get(key)
-            built, counter = self._built, self._iterations
-            try:
-                if step is None:
-                    scheduled = is_schedule(self._learning_rate)
-                    step = self._new_step(variables, scheduled)
-                result = step(gradients, self._rate(), self.decay._array)
-            except BaseException:
-                self._built, self._iterations = built, counter
-                raise
+            if step is None:
+                scheduled = is_schedule(self._hyper.get("learning_rate"))
+                step = self._new_step(variables, scheduled)
+            result = step(gradients, self._rate(), self._decay_array())
             self._steps[key] = step
             return result
+
+    @contextlib.contextmanager
+    def _undone_if_it_fails(self) -> Generator[None]:
+        """Within it nobody else is, and if it raises nothing has been made."""
+        with self._lock:
+            built, counter = self._built, self._kept.iterations
+            try:
+                yield
+            except BaseException:
+                self._built, self._kept.iterations = built, counter
+                raise
 
     def stateless_apply(
         self,
@@ -442,12 +569,14 @@ class Optimizer:
         values, kept = checked_arrays(
             built, weights, grads, trainable_variables, optimizer_variables
         )
-        if learning_rate is not None and self._learning_rate is None:
-            _ = self.learning_rate  # raises
-        scheduled = learning_rate is None and is_schedule(self._learning_rate)
+        if learning_rate is not None:
+            self._rate_given()  # or raises
+        scheduled = learning_rate is None and is_schedule(
+            self._hyper.get("learning_rate")
+        )
         step = self._new_step(built.originals_with(grads), scheduled)
         rate = self._rate() if learning_rate is None else jnp.asarray(learning_rate)
-        values, kept = step.of_arrays(values, kept, grads, rate, self.decay._array)
+        values, kept = step.of_arrays(values, kept, grads, rate, self._decay_array())
         return values, [kept[id(weight)] for weight in weights]
 
     def exclude_from_weight_decay(
@@ -488,14 +617,35 @@ class Optimizer:
         A function without arguments is called for the learning rate. Of a schedule
         there are name and arguments. ``transformation`` is not in it.
         """
-        config: dict[str, Any] = {"name": self._name}
-        config.update({k: serialized(v) for k, v in self._given_options.items()})
+        return {name: serialized(value) for name, value in self._arguments().items()}
+
+    def _arguments(self) -> dict[str, Any]:
+        """Those that it could have been made with, as they are now."""
+        given = {"name": self._name, **given_options(self._options)}
         if self._donate_variables:
-            config["donate_variables"] = True
-        if self._learning_rate is not None:
-            config["learning_rate"] = serialized(self._learning_rate)
-        config["decay"] = serialized(self._decay)
-        return config
+            given["donate_variables"] = True
+        # As TensorFlow orders them.
+        names = [name for name in ("learning_rate", "decay") if name in self._hyper]
+        return {**given, **{name: self._hyper[name] for name in names}}
+
+    def __copy__(self) -> "Optimizer":
+        """It shares iterations, slots, learning rate and decay, as in TensorFlow."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__, _steps={})
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Optimizer":
+        """It has weights of its own, and trains the same variables."""
+        new = copy.copy(self)
+        own = copy.deepcopy(self._kept, memo), threading.RLock(), set[Any]()
+        new._kept, new._lock, new._known_losses = own
+        new._not_decayed = [*self._not_decayed]
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is pickled knows its variables by their names."""
+        kept = dataclasses.replace(self._kept, built=self._built.without_variables())
+        return _unpickled, (type(self), self._arguments(), kept, self._exempt_names())
 
     @classmethod
     def from_config(
@@ -538,9 +688,9 @@ class Optimizer:
         with self._lock:
             self._counter(f"{self._name}/iter")
             built = self._built
-            base_names(built.cells[key] for key in built.trained)  # or raises
-            numbers = {"learning_rate": self._learning_rate, "decay": self._decay}
-            config = _saving.config_of(self.get_config(), numbers, self._not_decayed)
+            built.without_variables()  # or raises
+            exempt = self._exempt_names()
+            config = _saving.config_of(self.get_config(), self._hyper, exempt)
             weights = _saving.by_name(self.weights, built.slots)
             _saving.write(path, config, built.trained, weights)
 
@@ -573,13 +723,12 @@ class Optimizer:
 
     # --- Inside -----------------------------------------------------------------------
 
-    def _replace_transformation(
-        self, transformation: optax.GradientTransformation
-    ) -> None:
-        """By one whose state is the same."""
-        with self._lock:
-            self._transformation = transformation
-            self._steps.clear()
+    def _exempt_names(self) -> list[str]:
+        """Regular expressions for the names of what does not decay."""
+        return [
+            v if isinstance(v, str) else f"^{re.escape(base_names([v])[0])}$"
+            for v in self._not_decayed
+        ]
 
     def _chained(self) -> optax.GradientTransformationExtraArgs:
         options = self._options
@@ -587,7 +736,8 @@ class Optimizer:
             options = dataclasses.replace(
                 options, clipnorm=None, clipvalue=None, global_clipnorm=None
             )
-        by_rate = optax.identity() if self._learning_rate is None else scale_by_rate()
+        rated = "learning_rate" in self._hyper
+        by_rate = scale_by_rate() if rated else optax.identity()
         return options.around(
             self._transformation, by_rate, self._decays, chain=self._chain
         )
@@ -615,13 +765,16 @@ class Optimizer:
 
     def _rate(self) -> Any:
         """What the compiled step is to know of the learning rate."""
-        rate = self._learning_rate
+        rate = self._hyper.get("learning_rate")
         if rate is None or is_schedule(rate):
             return None
         if callable(rate):
             rate = checked_number("learning_rate", rate())
             return rate if isinstance(rate, jax.Array) else np.float32(rate)
-        return self.learning_rate._array
+        return self._number("learning_rate", f"{self._name}/")._array
+
+    def _decay_array(self) -> jax.Array:
+        return self._number("decay", f"{self._name}/")._array
 
     def _grown(
         self, variables: Sequence[Any], transformation: optax.GradientTransformation
@@ -633,16 +786,26 @@ class Optimizer:
 
     def _new_step(self, variables: Sequence[Any], scheduled: bool) -> Step:
         transformation = self._chained()
+        counter = self._counter(f"{self._name}/iter")
         built = self._built = self._grown(variables, transformation)
         keys = [built.keys[id(variable)] for variable in variables]
         if self._options.use_ema:
             built.check_none_missing(keys)
         return Step(
             transformation,
-            self._learning_rate if scheduled else None,
+            self._hyper["learning_rate"] if scheduled else None,
             keys,
             built,
-            self._counter(f"{self._name}/iter"),
+            counter,
             whole=self._changed_whole(keys),
             donate_variables=self._donate_variables,
         )
+
+
+def _unpickled(
+    kind: type[Optimizer], arguments: dict[str, Any], kept: _Kept, exempt: list[str]
+) -> Optimizer:
+    optimizer = kind(**arguments)
+    optimizer._kept = kept
+    optimizer.exclude_from_weight_decay(var_names=exempt)
+    return optimizer

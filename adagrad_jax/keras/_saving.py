@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -84,25 +83,21 @@ class Saved:
 def config_of(
     arguments: Mapping[str, Any],
     numbers: Mapping[str, Any],
-    not_decayed: Sequence[Any],
+    excluded: Sequence[str],
 ) -> dict[str, Any]:
     """What another optimizer must know beside the weights to go on as this one.
 
     Args:
       arguments: What ``get_config`` gives.
       numbers: Those of them whose dtypes count, as they are kept.
-      not_decayed: Variables, and regular expressions for their names.
+      excluded: Regular expressions for the names of variables that do not decay.
     """
-    excluded = [
-        v if isinstance(v, str) else f"^{re.escape(base_names([v])[0])}$"
-        for v in not_decayed
-    ]
     dtypes = {
         name: value.dtype.name
         for name, value in numbers.items()
         if isinstance(value, Variable | jax.Array)
     }
-    return {"arguments": arguments, "excluded": excluded, "dtypes": dtypes}
+    return {"arguments": arguments, "excluded": [*excluded], "dtypes": dtypes}
 
 
 def by_name(

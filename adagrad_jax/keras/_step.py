@@ -45,7 +45,7 @@ class Step:
         whole: Container[str],
         donate_variables: bool,
     ) -> None:
-        self.slots, structure = built.part(keys)
+        self.slots, structure = built.part(keys, transformation)
         self.counter = counter
         cells = {key: built.cells[key] for key in keys}
         self._cells = list(cells.values())
@@ -317,6 +317,7 @@ def checked_arrays(
                 f"`{name}` has {len(given)} entries, but the optimizer was built "
                 f"for {len(known)}; call `build(variables)` with all variables."
             )
+    built.check_all_here()
     arrays = [*map(jnp.asarray, trainable_variables)]
     kept = [*map(jnp.asarray, optimizer_variables)]
     cells = [*(built.cells[key] for key in built.trained), *weights]

@@ -247,6 +247,10 @@ class Variable:
         del memo
         return self.__copy__()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        value = self.numpy()
+        return Variable, (value, self._trainable, self._name, None, self._constraint)
+
     def __jax_array__(self) -> jax.Array:
         return self.value
 

@@ -430,7 +430,7 @@ opt.get_gradients(None, [w])
 opt.get_gradients('a', [w])
 updates(opt, lambda: S(w * w), [w]); w
 updates(opt, lambda: S(w * w), [w]); names(opt)
-len(updates(opt, lambda: S(w * w) + S(u), [w, u])); [w, u]
+updates(opt, lambda: S(w * w) + S(u), [w, u]); [w, u]
 updates(opt, lambda: S(w * w), [u])
 updates(opt, lambda: S(w * w), [w, [u]])
 updates(Adagrad(0.5, clipnorm=0.1), lambda: S(w * w), [w]); w
@@ -548,8 +548,8 @@ def plain(value):
         return value
     if isinstance(value, (float, np.floating)):
         return _digits(value)
-    if isinstance(value, np.bool_):
-        return bool(value)
+    if isinstance(value, (np.bool_, np.integer)):
+        return value.item()
     if isinstance(value, np.dtype):
         return value.name
     if isinstance(value, np.ndarray):

@@ -20,12 +20,14 @@ import tensorflow as tf
 
 def show(value):
     """Values of TensorFlow's as lists, names and arrays."""
-    if isinstance(value, tf.Variable):
+    if isinstance(value, tf.Variable) and value.name != "UnreadVariable":
         return {value.name: value.numpy()}
     if isinstance(value, tf.IndexedSlices):
         return [value.values.numpy(), value.indices.numpy()]
-    if isinstance(value, tf.Tensor):
-        return value.numpy()
+    if isinstance(value, tf.Tensor) or hasattr(value, "numpy"):
+        return value.numpy()  # an UnreadVariable has it too
+    if isinstance(value, dict):
+        return {key: show(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [show(item) for item in value]
     if isinstance(value, tf.DType):
@@ -52,7 +54,7 @@ VOCABULARY = {
         lambda: opt.get_gradients(loss(), params)
     )(),
     "updates": lambda opt, loss, params: tf.function(
-        lambda: opt.get_updates(loss(), params)
+        lambda: [opt.get_updates(loss(), params), None][1]
     )(),
     "show": show,
 }
