@@ -6,16 +6,16 @@ from typing import Any
 ALIASES = {
     "_initial_accumulator_value": "initial_accumulator_value",
     "_initial_decay": "decay",
+    "_iterations": "iterations",
     "_weights": "weights",
 }
 # What people look for, from TensorFlow, later Keras and PyTorch: where that is here.
 _ELSEWHERE = {
-    "_compute_gradients": "get_gradients(loss, variables)",
     "_create_all_weights": "build(variables)",
     "_create_slots": "build(variables)",
+    "_hypers_created": "learning_rate, a Variable once it has been read",
     "_resource_apply_dense": "adagrad_jax.keras.Optimizer(transformation)",
     "_resource_apply_sparse": "adagrad_jax.keras.Optimizer(transformation)",
-    "_serialize_hyperparameter": "get_config()",
     "_slots": "get_slot(variable, name)",
     "apply": "apply_gradients(zip(gradients, variables))",
     "load_state_dict": "load(path, variables), or set_weights(weights)",
@@ -27,11 +27,12 @@ _ELSEWHERE = {
 
 
 def is_assignable(kind: type, name: str) -> bool:
-    """Whether instances may have an attribute of this name: a private or declared one.
-
-    Methods are no attributes to assign to.
-    """
-    return name.startswith("_") or not callable(getattr(kind, name, callable))
+    """Whether it is private, or declared by the class, and neither method nor fixed."""
+    if name.startswith("_"):
+        return True
+    found = getattr(kind, name, callable)
+    fixed = isinstance(found, property) and found.fset is None
+    return not (callable(found) or fixed)
 
 
 def unknown(optimizer: Any, name: str, hyperparameters: list[str]) -> AttributeError:
@@ -40,7 +41,10 @@ def unknown(optimizer: Any, name: str, hyperparameters: list[str]) -> AttributeE
     if name in _ELSEWHERE:
         return AttributeError(f"{kind} has no {name!r}; use {_ELSEWHERE[name]}.")
     if name in dir(type(optimizer)):
-        return AttributeError(f"{name!r} of {kind} is a method; override it in a class.")
+        return AttributeError(
+            f"{name!r} of {kind} is not to be assigned to; derive a class from it, or "
+            "pass what is an argument when making one."
+        )
     return AttributeError(
         f"{kind} has no attribute {name!r}; its hyperparameters are "
         f"{', '.join(hyperparameters)}."

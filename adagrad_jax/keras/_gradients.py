@@ -14,7 +14,13 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._rows.choice import wherever_possible
 from adagrad_jax._rows.gradient import value_and_grad
-from adagrad_jax.keras._variable import Substitution, Variable, substituted
+from adagrad_jax.keras._variable import (
+    Substitution,
+    Variable,
+    argument_needed,
+    is_staged,
+    substituted,
+)
 
 
 def listed(var_list: Any, loss: Callable[[], ArrayLike]) -> list[Variable]:
@@ -61,11 +67,11 @@ def weighted_sum(losses: Any, weights: Any) -> jax.Array:
       TypeError: If a loss is no number.
       ValueError: If weights are of other dtypes, shapes or trees than losses.
     """
-    leaves, structure = jax.tree.flatten(losses, is_leaf=lambda x: isinstance(x, str))
+    leaves, structure = jax.tree.flatten(losses, is_leaf=lambda x: x is None)
     if not leaves:
         raise ValueError(
-            f"`loss` gave {losses!r}; it must return an array, or a list, tuple or "
-            "dictionary of them: is a `return` missing?"
+            f"`loss` gave {losses!r}, in which there is no loss; return an array, or a "
+            "list, tuple or dictionary of them."
         )
     values = [_loss_value(leaf) for leaf in leaves]
     if weights is not None:
@@ -89,8 +95,8 @@ def _loss_value(value: Any) -> jax.Array:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`loss` gave {value!r} of type {type(value).__name__}; it must return an "
-            "array, or a list, tuple or dictionary of them."
+            f"`loss` gave {value!r} of type {type(value).__name__}; return an array, or "
+            "a list, tuple or dictionary of them."
         ) from error
 
 
@@ -131,6 +137,12 @@ def gradients_by(
       scale: What is done to the sum.
       known: What has been seen of losses, for those to come.
     """
+    if is_staged():
+        raise TypeError(
+            "gradients cannot be taken, nor variables changed, while a function is "
+            "traced; inside jax.jit and the like use adagrad_jax.value_and_grad and "
+            "`stateless_apply`, on arrays."
+        )
     chosen = [v for v in variables if jnp.issubdtype(v.dtype, jnp.floating)]
     chosen = list({id(v): v for v in chosen}.values())
     if not chosen:
@@ -149,7 +161,7 @@ def gradients_by(
         by_rows = value_and_grad(total, tables=wherever_possible)
         _, gradients = by_rows(arrays)
     except jax.errors.UnexpectedTracerError as error:  # the second try
-        raise _remembered(" or ".join(v.name for v in chosen)) from error
+        raise argument_needed(" or ".join(v.name for v in chosen)) from error
     if traces[0].nested and _is_new(loss, known):
         jax.eval_shape(total, arrays)
         _check_read_again(*traces)
@@ -171,20 +183,11 @@ def _check_read_again(first: Substitution, second: Substitution) -> None:
     """Raises if JAX remembers what a variable stood for when the loss was first run."""
     remembered = first.nested - second.nested
     if remembered:
-        raise _remembered(" and ".join(remembered))
+        raise argument_needed(" and ".join(remembered))
 
 
-def _remembered(names: str) -> ValueError:
-    return ValueError(
-        f"{names} must be an argument of the function under jax.jit, or the like, that "
-        "reads it in the loss: JAX traces such a function once, and then does not read "
-        "variables again. Write f(w) and `def f(w)`, or define the function inside the "
-        "loss."
-    )
-
-
-def check_none_missing(gradients: Sequence[Any], variables: Sequence[Variable]) -> None:
-    for gradient, variable in zip(gradients, variables, strict=True):
+def check_none_missing(pairs: Sequence[tuple[Any, Variable]]) -> None:
+    for gradient, variable in pairs:
         if gradient is None:
             raise ValueError(
                 f"Variable {variable.name} has `None` for gradient: the loss does not "

@@ -62,6 +62,14 @@ def checked_number(name: str, value: Any) -> Any:
     return value
 
 
+def checked_decay(value: Any) -> Any:
+    """``value``, if it is a number that is not negative; a Variable is read later."""
+    checked_options({"decay": value})
+    if callable(value):
+        raise TypeError(f"`decay` must be a number, got {value!r}.")
+    return checked_number("decay", value)
+
+
 def is_schedule(rate: Any) -> bool:
     """Whether it must be given the step."""
     if not callable(rate):

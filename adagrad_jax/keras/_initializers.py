@@ -1,6 +1,5 @@
 """What a weight begins with, by the names that Keras has for it."""
 
-import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -40,7 +39,12 @@ def initial_value(initializer: Any, shape: tuple[int, ...], dtype: Any) -> jax.A
         first = next(iter(inspect.signature(initializer).parameters), None)
         key = (_key(),) if first == "key" else ()  # those of JAX
         initializer = initializer(*key, shape, dtype)
-    return jnp.asarray(np.asarray(initializer), dtype)
+    try:
+        return jnp.asarray(np.asarray(initializer), dtype)
+    except TypeError as error:
+        raise TypeError(
+            f"`initializer` must be a name, a function or a value, got {initializer!r}."
+        ) from error
 
 
 def _key() -> jax.Array:
@@ -77,8 +81,14 @@ def _identity(shape: Shape, dtype: Any) -> jax.Array:
     return jnp.eye(*shape, dtype=dtype)
 
 
-_uniform = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)  # variance 1/3
-_truncated = functools.partial(jax.random.truncated_normal, lower=-2.0, upper=2.0)
+def _uniform(key: jax.Array, shape: Shape, dtype: Any) -> jax.Array:
+    return jax.random.uniform(key, tuple(shape), dtype, -1.0, 1.0)  # variance 1/3
+
+
+def _truncated(key: jax.Array, shape: Shape, dtype: Any) -> jax.Array:
+    return jax.random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
+
+
 _TRUNCATED = 0.87962566103423978**2  # the variance of that
 _BY_NAME: dict[str, Callable[..., jax.Array]] = {
     "zeros": jnp.zeros,
@@ -101,3 +111,4 @@ _BY_NAME: dict[str, Callable[..., jax.Array]] = {
 _BY_NAME |= {
     name.title().replace("_", ""): function for name, function in _BY_NAME.items()
 }
+_BY_NAME["VarianceScaling"] = _BY_NAME["lecun_normal"]

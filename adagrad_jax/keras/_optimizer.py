@@ -28,6 +28,7 @@ from adagrad_jax.keras._hyperparameters import (
     OPTIONS,
     LearningRate,
     as_variable,
+    checked_decay,
     checked_number,
     checked_options,
     deserialized,
@@ -126,7 +127,7 @@ class Optimizer:
         options = checked_options(kwargs)
         learning_rate = options.pop("lr", learning_rate)
         decay = options.pop("decay", 0.0)
-        hyper: dict[str, Any] = {"decay": checked_number("decay", decay)}
+        hyper: dict[str, Any] = {"decay": checked_decay(decay)}
         if learning_rate is not None:
             hyper["learning_rate"] = checked_number("learning_rate", learning_rate)
         self._kept = _Kept(hyper)
@@ -184,9 +185,7 @@ class Optimizer:
 
     @decay.setter
     def decay(self, value: ArrayLike) -> None:
-        checked_options({"decay": value})
-        value = checked_number("decay", value)
-        self.decay.assign(np.asarray(value, np.float32))
+        self.decay.assign(np.asarray(checked_decay(value), np.float32))
 
     def __getattr__(self, name: str) -> Any:
         """Of the hyperparameters those that have no property of their own."""
@@ -241,6 +240,9 @@ class Optimizer:
 
     def _set_hyper(self, name: str, value: Any) -> None:
         setattr(self, name, value)
+
+    def _serialize_hyperparameter(self, name: str) -> Any:
+        return self.get_config()[name]
 
     def _decayed_lr(self, dtype: DTypeLike = jnp.float32) -> jax.Array:
         rate, count = self._rate_given(), self.iterations.value
@@ -418,6 +420,8 @@ class Optimizer:
           TypeError: If ``var`` is no variable, or ``initializer`` is none.
           ValueError: If ``initializer`` is an unknown name.
         """
+        if not isinstance(slot_name, str):
+            raise TypeError(f"`slot_name` must be a string, got {slot_name!r}.")
         with self._lock:
             self._built, slot = self._built.with_slot(var, slot_name, initializer)
             return slot
@@ -438,39 +442,41 @@ class Optimizer:
 
     def minimize(
         self,
-        loss: Callable[[], ArrayLike],
+        loss: Callable[[], Any],
         var_list: Any,
-        grad_loss: ArrayLike | None = None,
+        grad_loss: Any = None,
         name: str | None = None,
     ) -> jax.Array:
         """One step that makes ``loss()`` smaller.
 
         Args:
-          loss: A function without arguments, of which it is the gradient of the sum.
-            Its Python runs once a step; what is expensive in it should be a function
+          loss: A function without arguments that gives an array, or a list, tuple or
+            dictionary of them, of which it is the gradient of the sum. Its Python runs once a step; what is expensive in it should be a function
             under ``jax.jit`` that gets the variables' values as arguments.
-          var_list: Variables to differentiate by and to change: one, a list or tuple of
-            them, or a function that returns that. A function is called after ``loss``
+          var_list: Variables to differentiate by and to change: one, or lists, tuples
+            and dictionaries of them, in each other as may be, or a function that
+            returns that. A function is called after ``loss``
             has been called once more, which may make the variables.
-          grad_loss: Weights of the loss's elements in that sum.
+          grad_loss: Weights of the loss's elements in that sum: of the loss's shape, or
+            (), and dtype; of a list or dictionary of losses the same of them.
           name: Without a meaning here.
 
         Returns:
           The number of steps so far, an integer of shape ().
 
         Raises:
-          TypeError: If ``loss`` cannot be called.
-          ValueError: If ``var_list`` has something that is no :class:`Variable`, or
-            ``loss`` reads none of it.
+          TypeError: If ``loss`` cannot be called, or gives no array; or if this is called
+            while a function is traced, as under ``jax.jit``.
+          ValueError: If ``var_list`` has something that is no :class:`Variable`,
+            ``loss`` reads none of it, or ``grad_loss`` does not fit.
         """
         del name
         # No other optimizer may change the variables between gradient and step.
         with self._lock, arrays_lock:
-            variables = listed(var_list, loss)
-            gradients = self._clip(self._gradients(variables, loss, grad_loss))
-            return self.apply_gradients(zip(gradients, variables, strict=True))
+            pairs = self._compute_gradients(loss, var_list, grad_loss)
+            return self.apply_gradients(pairs)
 
-    def get_gradients(self, loss: Callable[[], ArrayLike], params: Any) -> list[Any]:
+    def get_gradients(self, loss: Callable[[], Any], params: Any) -> list[Any]:
         """The gradients of ``loss()``, an array or :class:`RowSparse` for each of them.
 
         Args:
@@ -486,10 +492,17 @@ class Optimizer:
                 "has `None` for gradient, for it does not know how it was computed."
             )
         with self._lock:
-            params = listed(params, loss)
-            gradients = self._clip(self._gradients(params, loss, None))
-        check_none_missing(gradients, params)
-        return gradients
+            pairs = self._compute_gradients(loss, params)
+        check_none_missing(pairs)
+        return [gradient for gradient, _ in pairs]
+
+    def _compute_gradients(
+        self, loss: Callable[[], Any], var_list: Any, grad_loss: Any = None
+    ) -> list[tuple[Any, Variable]]:
+        variables = listed(var_list, loss)
+        known = self._known_losses
+        gradients = gradients_by(variables, loss, grad_loss, self.scale_loss, known)
+        return [*zip(self._clip(gradients), variables, strict=True)]
 
     def get_updates(
         self, loss: Callable[[], ArrayLike], params: Any
@@ -753,12 +766,6 @@ class Optimizer:
         if self._options.weight_decay is None:
             return set()
         return {key for key, decays in self._decays(keys).items() if decays}
-
-    def _gradients(
-        self, variables: Any, loss: Callable[[], ArrayLike], weights: ArrayLike | None
-    ) -> list[Any]:
-        known = self._known_losses
-        return gradients_by(variables, loss, weights, self.scale_loss, known)
 
     def _clip(self, gradients: list[Any]) -> list[Any]:
         return gradients

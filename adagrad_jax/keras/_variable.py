@@ -41,6 +41,25 @@ _substitution: contextvars.ContextVar[Substitution | None] = contextvars.Context
 )
 
 
+_EAGER = get_opaque_trace_state()
+
+
+def is_staged() -> bool:
+    """Whether JAX traces a function to run it again later, as jit does."""
+    # Under jax.grad and jax.vmap alone what does not depend on their inputs is known.
+    return get_opaque_trace_state() != _EAGER and isinstance(jnp.zeros(()), Tracer)
+
+
+def argument_needed(names: str) -> ValueError:
+    """The error for variables that such a function found by itself."""
+    return ValueError(
+        f"{names} must be an argument of the function under jax.jit, or the like, that "
+        "reads it: JAX traces such a function once, and then does not read variables "
+        "again. Write f(w) and `def f(w)`, or define the function inside the loss; of "
+        "one that never changes take the array, w.value, outside."
+    )
+
+
 def _own(value: Any, dtype: Any) -> jax.Array:
     """``value`` itself if it is an array of JAX and dtype, else a copy."""
     if isinstance(value, jax.Array):
@@ -70,9 +89,9 @@ class Variable:
     it holds at that time. To JAX it is a pytree of that array: a function under
     ``jax.jit`` or ``jax.grad`` that it is passed to gets the array in its place. Pass
     it, do not let such a function find it elsewhere: JAX remembers what it has once
-    traced, and does not read the variable again. So it is with ``jax.lax.scan`` and
-    ``jax.checkpoint`` of functions that were not defined inside the loss. The first
-    ``minimize`` of such a loss raises.
+    traced, and does not read the variable again, so that this raises. So it is with
+    ``jax.lax.scan`` and ``jax.checkpoint`` of functions that were not defined inside
+    the loss, at the first ``minimize``.
 
     An array that was taken from a variable stays valid when the variable changes; the
     first step after it was taken copies it for that (see ``donate_variables`` of
@@ -138,11 +157,14 @@ class Variable:
     def value(self) -> jax.Array:
         """The array; inside a loss that is differentiated, what stands for it."""
         substitution = _substitution.get()
-        if substitution is not None and id(self) in substitution.arrays:
-            substitution.read.add(id(self))
+        if substitution is not None:
             if get_opaque_trace_state() != substitution.trace:
                 substitution.nested[self.name] += 1
-            return substitution.arrays[id(self)]
+            if id(self) in substitution.arrays:
+                substitution.read.add(id(self))
+                return substitution.arrays[id(self)]
+        elif is_staged():
+            raise argument_needed(self.name)
         with arrays_lock:
             self._taken = self._array
             return self._array

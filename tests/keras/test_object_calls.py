@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import adagrad_jax as aj
-from adagrad_jax.keras import Adagrad, Variable, schedules
+from adagrad_jax.keras import Adagrad, Variable, _hyperparameters, schedules
 from tests.golden import object_calls
 
 FOLDER = pathlib.Path(object_calls.__file__).parent
@@ -53,6 +53,12 @@ VOCABULARY = {
 
 def here(code):
     # Operations one by one: there is much to compile otherwise.
-    with warnings.catch_warnings(), jax.disable_jit("compiled" not in code):
+    _hyperparameters._names.clear()  # as in a process of its own
+    wide = "float64'" in code
+    with (
+        warnings.catch_warnings(),
+        jax.disable_jit("compiled" not in code),
+        jax.enable_x64(wide),
+    ):
         warnings.simplefilter("ignore")
         return object_calls.run(code, VOCABULARY)

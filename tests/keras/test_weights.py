@@ -52,14 +52,14 @@ def test_slots():
         opt.get_slot(wu()[0], "accumulator")  # a variable of another optimizer
     added = opt.add_slot(u, "momentum", "ones")
     assert added is opt.add_slot(u, "momentum") is opt.get_slot(u, "momentum")
-    assert added.name == "Adagrad/u/momentum:0" and added.numpy() == [1.0]
+    assert added.name == "u/momentum:0" and added.numpy() == [1.0]
     assert opt.weights[-1] is added
     assert opt.get_slot_names() == ["accumulator", "momentum"]
     extra = opt.add_weight(
         "extra", (2,), initializer=lambda shape, dtype: jnp.full(shape, 3, dtype)
     )
-    assert opt.weights[-1] is extra and list(extra.numpy()) == [3, 3]
-    with pytest.raises(ValueError, match="Unknown initializer: glorot"):
+    assert opt.weights[-1] is added and list(extra.numpy()) == [3, 3]
+    with pytest.raises(ValueError, match="Unknown initializer: glorot; known: zeros"):
         opt.add_weight("extra", (2,), initializer="glorot")
     opt.apply_gradients([(jnp.ones(2), w)])  # goes on
 
@@ -149,11 +149,14 @@ def test_set_weights_converts_all_before_it_sets_any():
     chex.assert_trees_all_equal(opt.get_weights(), before)
 
 
-def test_add_slot_before_the_first_gradient():
+def test_a_slot_that_is_added_first_is_the_one_that_is_used():
     w = Variable([1.0], name="w")
     opt = Adagrad(0.1)
-    assert opt.add_slot(w, "accumulator").numpy() == np.float32(0.1)
-    assert [weight.name for weight in opt.weights][1:] == ["Adagrad/w/accumulator:0"]
+    added = opt.add_slot(w, "accumulator", "ones")
+    opt.apply_gradients([(jnp.ones(1), w)])
+    assert opt.get_slot(w, "accumulator") is added and added.numpy() == 2
+    names = [weight.name for weight in opt.weights]
+    assert names == ["w/accumulator:0", "Adagrad/iter:0"]
 
 
 def test_late_variables_with_averages_raise():
