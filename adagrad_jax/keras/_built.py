@@ -94,7 +94,9 @@ class Built:
             if key is None and built.trained:
                 _check_can_grow(slot, leaf, new)
             if built._at(key, slot) is None:
-                owner = optimizer if key is None else _owner(optimizer, built.cells[key])
+                owner = (
+                    optimizer if key is None else _owner(optimizer, built.cells[key])
+                )
                 # The transformation may hold it, or have it from the parameters.
                 weight = Variable.holding(jnp.copy(leaf), f"{owner}/{slot}")
                 built = built.with_weight(weight, key, slot)

@@ -34,7 +34,9 @@ def unique_name(kind: type) -> str:
 def given_options(options: Keras3Options) -> dict[str, Any]:
     """Those that are not what they would be by default."""
     fields = dataclasses.fields(options)
-    given = {field.name: (getattr(options, field.name), field.default) for field in fields}
+    given = {
+        field.name: (getattr(options, field.name), field.default) for field in fields
+    }
     return {name: v for name, (v, default) in given.items() if v is not default}
 
 

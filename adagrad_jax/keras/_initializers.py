@@ -34,7 +34,9 @@ def initial_value(initializer: Any, shape: tuple[int, ...], dtype: Any) -> jax.A
     if isinstance(initializer, type):
         initializer = initializer()
     if initializer is None:
-        raise TypeError("`initializer` must be a name, a function or a value, got None.")
+        raise TypeError(
+            "`initializer` must be a name, a function or a value, got None."
+        )
     if callable(initializer):
         first = next(iter(inspect.signature(initializer).parameters), None)
         key = (_key(),) if first == "key" else ()  # those of JAX
@@ -108,7 +110,7 @@ _BY_NAME: dict[str, Callable[..., jax.Array]] = {
     "orthogonal": _orthogonal,
     "identity": _identity,
 }
-_BY_NAME |= {
-    name.title().replace("_", ""): function for name, function in _BY_NAME.items()
-}
+_BY_NAME.update(
+    {name.title().replace("_", ""): function for name, function in _BY_NAME.items()}
+)
 _BY_NAME["VarianceScaling"] = _BY_NAME["lecun_normal"]

@@ -236,7 +236,9 @@ class Optimizer:
     def _get_hyper(self, name: str, dtype: DTypeLike | None = None) -> Any:
         """TensorFlow's, as subclasses and recipes call it."""
         value = getattr(self, name)
-        return value if dtype is None or is_schedule(value) else jnp.asarray(value, dtype)
+        return (
+            value if dtype is None or is_schedule(value) else jnp.asarray(value, dtype)
+        )
 
     def _set_hyper(self, name: str, value: Any) -> None:
         setattr(self, name, value)
@@ -405,7 +407,9 @@ class Optimizer:
             )
         return Variable(value, trainable is not False, name or "Variable")
 
-    def add_slot(self, var: Any, slot_name: str, initializer: Any = "zeros") -> Variable:
+    def add_slot(
+        self, var: Any, slot_name: str, initializer: Any = "zeros"
+    ) -> Variable:
         """A new slot of ``var`` among :attr:`weights`; the old one if there is one.
 
         One that the transformation needs, as ``"accumulator"``, is used from the first
@@ -420,7 +424,7 @@ class Optimizer:
           TypeError: If ``var`` is no variable, or ``initializer`` is none.
           ValueError: If ``initializer`` is an unknown name.
         """
-        if not isinstance(slot_name, str):
+        if not isinstance(slot_name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"`slot_name` must be a string, got {slot_name!r}.")
         with self._lock:
             self._built, slot = self._built.with_slot(var, slot_name, initializer)

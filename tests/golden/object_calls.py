@@ -22,7 +22,9 @@ ODD = (
     "np.array([0.3]) np.array([0.3,0.4]) A(0.3) A(1,'int32') A([0.3,0.4]) V(0.3,'x') "
     "lambda:0.3 lambda:A(0.3) lambda:None lambda:'a' lambda:-0.1 lambda:nan"
 ).split()
-ARGUMENTS = "learning_rate initial_accumulator_value epsilon clipnorm clipvalue decay lr"
+ARGUMENTS = (
+    "learning_rate initial_accumulator_value epsilon clipnorm clipvalue decay lr"
+)
 
 
 def _of_each_argument():
@@ -30,24 +32,26 @@ def _of_each_argument():
         for value in ODD:
             if (name, value) in (("lr", "nan"), ("lr", "inf")):
                 continue
-            yield "trained(Adagrad(%s=%s))" % (name, value)
+            yield f"trained(Adagrad({name}={value}))"
         for value in "0 0.3 1 -0.1 None 'a' np.float64(0.3) A(0.3)".split():
-            yield "Adagrad(%s=%s).get_config()" % (name, value)
+            yield f"Adagrad({name}={value}).get_config()"
     # The same set later: before and after the first step.
     for name in ARGUMENTS.split():
-        for value in "0.1 0 2 -0.1 nan None 'a' np.float64(0.3) A(0.3) lambda:0.3".split():
-            yield "opt.%s = %s; trained(opt)" % (name, value)
+        for (
+            value
+        ) in "0.1 0 2 -0.1 nan None 'a' np.float64(0.3) A(0.3) lambda:0.3".split():
+            yield f"opt.{name} = {value}; trained(opt)"
         for value in "0.1 0".split():
-            yield "trained(opt); opt.%s = %s; trained(opt)" % (name, value)
-        yield "opt.%s = 0.25; opt.get_config()" % name
-        yield "trained(opt); opt.%s = 0.25; opt.get_config()" % name
-        yield "opt.%s = 0.25; float(opt.%s)" % (name, name)
-        yield "float(opt.%s)" % name
-        yield "hasattr(opt, '%s')" % name
-        yield "o = Adagrad(0.5, %s=0.3); o.%s = 0.1; trained(o)" % (name, name)
+            yield f"trained(opt); opt.{name} = {value}; trained(opt)"
+        yield f"opt.{name} = 0.25; opt.get_config()"
+        yield f"trained(opt); opt.{name} = 0.25; opt.get_config()"
+        yield f"opt.{name} = 0.25; float(opt.{name})"
+        yield f"float(opt.{name})"
+        yield f"hasattr(opt, '{name}')"
+        yield f"o = Adagrad(0.5, {name}=0.3); o.{name} = 0.1; trained(o)"
     for name in "iterations weights name variables minimize clip_norm momentum".split():
-        yield "opt.%s = 3; getattr(opt, '%s')" % (name, name)
-        yield "getattr(opt, '%s', 'nothing')" % name
+        yield f"opt.{name} = 3; getattr(opt, '{name}')"
+        yield f"getattr(opt, '{name}', 'nothing')"
 
 
 def _of_initializers():
@@ -56,14 +60,19 @@ def _of_initializers():
     names += "glorot_normal he_normal he_uniform lecun_normal lecun_uniform orthogonal "
     names += "identity Identity variance_scaling VarianceScaling foo"
     for name in names.split():
-        yield "x = opt.add_slot(w, 'foo', '%s'); [x.name, x.shape, x.dtype]" % name
-        yield "x = opt.add_weight('x', (3, 3), initializer='%s'); np.std(x.numpy()) > 0" % name
-    for value in "None 3.0 [5.0,6.0] np.array([5.0,6.0]) A([5.0,6.0]) w {} 7 [1.0]".split():
-        yield "x = opt.add_slot(w, 'foo', %s); x" % value
-        yield "opt.add_slot(w, 'accumulator', %s); trained(opt)" % value
-        yield "opt.add_weight('x', (2,), initializer=%s)" % value
+        yield f"x = opt.add_slot(w, 'foo', '{name}'); [x.name, x.shape, x.dtype]"
+        yield (
+            "x = opt.add_weight('x', (3, 3), initializer='%s'); np.std(x.numpy()) > 0"
+            % name
+        )
+    for (
+        value
+    ) in "None 3.0 [5.0,6.0] np.array([5.0,6.0]) A([5.0,6.0]) w {} 7 [1.0]".split():
+        yield f"x = opt.add_slot(w, 'foo', {value}); x"
+        yield f"opt.add_slot(w, 'accumulator', {value}); trained(opt)"
+        yield f"opt.add_weight('x', (2,), initializer={value})"
     for name in "zeros ones Ones".split():
-        yield "opt.add_slot(w, 'accumulator', '%s'); step(opt); acc(opt)" % name
+        yield f"opt.add_slot(w, 'accumulator', '{name}'); step(opt); acc(opt)"
     yield "opt.add_slot(w, 'foo', lambda shape, dtype: full(shape, 4, dtype))"
     yield "opt.add_slot(w, 'foo', initializer=lambda shape, dtype=None: full(shape, 4, dtype))"
     yield "opt.add_weight('x', (2,), initializer=lambda shape, dtype: full(shape, 4, dtype))"
@@ -563,7 +572,7 @@ def plain(value):
 
 def _digits(value):
     value = float(value)
-    return float("%.7g" % value) if math.isfinite(value) else str(value)
+    return float(f"{value:.7g}") if math.isfinite(value) else str(value)
 
 
 def run(code, vocabulary):

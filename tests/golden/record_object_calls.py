@@ -1,6 +1,7 @@
 """Records what TensorFlow 2.0.0 does with the calls of object_calls.py, as JSON.
 
-Run it in an environment of Python 3.7 with tensorflow==2.0.0, protobuf<3.21, numpy<1.19:
+Run it in an environment of Python 3.7 with tensorflow==2.0.0, protobuf<3.21 and
+numpy<1.19:
 
     python tests/golden/record_object_calls.py
 
