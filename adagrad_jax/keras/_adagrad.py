@@ -128,6 +128,9 @@ class Adagrad(Optimizer):
         """
         return super().get_config()
 
+    def _made_of(self) -> dict[str, Any]:
+        return {}
+
     def _arguments(self) -> dict[str, Any]:
         return {**super()._arguments(), **self._scaling}
 

@@ -95,8 +95,8 @@ def _loss_value(value: Any) -> jax.Array:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`loss` gave {value!r} of type {type(value).__name__}; return an array, or "
-            "a list, tuple or dictionary of them."
+            f"`loss` gave {value!r} of type {type(value).__name__}, which is no loss; "
+            "return an array, or a list, tuple or dictionary of them."
         ) from error
 
 

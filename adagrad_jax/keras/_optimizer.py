@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import pickle
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -222,9 +223,9 @@ class Optimizer:
             self._options = Keras3Options(**options, **checked_options(changed))
             try:
                 self._check_kept()
-            except BaseException:
+            except RuntimeError as error:
                 self._options = before
-                raise
+                raise RuntimeError(f"`{', '.join(changed)}`: {error}") from error
             self._steps.clear()
 
     def _check_kept(self) -> None:
@@ -275,7 +276,18 @@ class Optimizer:
     def _hyperparameters(self) -> list[str]:
         kind = type(self)
         own = [n for n in ("initial_accumulator_value", "epsilon") if hasattr(kind, n)]
-        return ["learning_rate", *own, "decay", *OPTIONS]
+        return ["learning_rate", *own, "decay", *OPTIONS, "donate_variables"]
+
+    @property
+    def donate_variables(self) -> bool:
+        """Whether arrays become invalid with the next step, whoever has taken them."""
+        return self._donate_variables
+
+    @donate_variables.setter
+    def donate_variables(self, value: bool) -> None:
+        with self._lock:
+            self._donate_variables = value
+            self._steps.clear()
 
     @property
     def name(self) -> str:
@@ -455,12 +467,13 @@ class Optimizer:
 
         Args:
           loss: A function without arguments that gives an array, or a list, tuple or
-            dictionary of them, of which it is the gradient of the sum. Its Python runs once a step; what is expensive in it should be a function
-            under ``jax.jit`` that gets the variables' values as arguments.
+            dictionary of them, of which it is the gradient of the sum. Its Python runs
+            once a step; what is expensive in it should be a function under ``jax.jit``
+            that gets the variables' values as arguments.
           var_list: Variables to differentiate by and to change: one, or lists, tuples
             and dictionaries of them, in each other as may be, or a function that
-            returns that. A function is called after ``loss``
-            has been called once more, which may make the variables.
+            returns that. A function is called after ``loss`` has been called once
+            more, which may make the variables.
           grad_loss: Weights of the loss's elements in that sum: of the loss's shape, or
             (), and dtype; of a list or dictionary of losses the same of them.
           name: Without a meaning here.
@@ -469,8 +482,8 @@ class Optimizer:
           The number of steps so far, an integer of shape ().
 
         Raises:
-          TypeError: If ``loss`` cannot be called, or gives no array; or if this is called
-            while a function is traced, as under ``jax.jit``.
+          TypeError: If ``loss`` cannot be called, or gives no array; or if this is
+            called while a function is traced, as under ``jax.jit``.
           ValueError: If ``var_list`` has something that is no :class:`Variable`,
             ``loss`` reads none of it, or ``grad_loss`` does not fit.
         """
@@ -662,7 +675,20 @@ class Optimizer:
     def __reduce__(self) -> tuple[Any, ...]:
         """What is pickled knows its variables by their names."""
         kept = dataclasses.replace(self._kept, built=self._built.without_variables())
-        return _unpickled, (type(self), self._arguments(), kept, self._exempt_names())
+        arguments = {**self._made_of(), **self._arguments()}
+        return _unpickled, (type(self), arguments, kept, self._exempt_names())
+
+    def _made_of(self) -> dict[str, Any]:
+        """What is no hyperparameter among the arguments."""
+        try:
+            pickle.dumps(self._transformation)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise TypeError(
+                f"{self._name} cannot be pickled, for its transformation is made of "
+                f"functions that cannot ({error}); use save(path), then load with "
+                "custom_objects={'transformation': ...}."
+            ) from error
+        return {"transformation": self._transformation}
 
     @classmethod
     def from_config(
@@ -708,6 +734,9 @@ class Optimizer:
             built.without_variables()  # or raises
             exempt = self._exempt_names()
             config = _saving.config_of(self.get_config(), self._hyper, exempt)
+            config["slots"] = [
+                (key, s) for key in built.slots for s in built.slots[key]
+            ]
             weights = _saving.by_name(self.weights, built.slots)
             _saving.write(path, config, built.trained, weights)
 
@@ -735,6 +764,8 @@ class Optimizer:
         optimizer = cls.from_config(saved.arguments(), custom_objects)
         optimizer.exclude_from_weight_decay(var_names=saved.config["excluded"])
         optimizer.build(saved.trained(variables))
+        for variable, slot in saved.slots(variables):
+            optimizer.add_slot(variable, slot)
         saved.restore(_saving.by_name(optimizer.weights, optimizer._built.slots))
         return optimizer
 

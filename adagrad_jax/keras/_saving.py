@@ -51,14 +51,23 @@ class Saved:
 
     def trained(self, variables: Sequence[Any]) -> list[Any]:
         """Those of ``variables`` that it trained, in its order."""
+        return self._named(self.variables, variables)
+
+    def slots(self, variables: Sequence[Any]) -> list[tuple[Any, str]]:
+        """Whose each slot is, and its name, in the order in which they were added."""
+        slots: list[tuple[str, str]] = self.config.get("slots", [])
+        owners = self._named([name for name, _ in slots], variables)
+        return [*zip(owners, [slot for _, slot in slots], strict=True)]
+
+    def _named(self, names: Sequence[str], variables: Sequence[Any]) -> list[Any]:
         known = dict(zip(base_names(variables), variables, strict=True))
-        missing = [name for name in self.variables if name not in known]
+        missing = [name for name in dict.fromkeys(names) if name not in known]
         if missing:
             raise ValueError(
                 f"{self.path} is of an optimizer of {', '.join(missing)} too, "
                 f"but the variables given are {', '.join(known)}."
             )
-        return [known[name] for name in self.variables]
+        return [known[name] for name in names]
 
     def restore(self, weights: Mapping[str, Variable]) -> None:
         """Gives each weight its array."""

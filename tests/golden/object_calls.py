@@ -61,10 +61,8 @@ def _of_initializers():
     names += "identity Identity variance_scaling VarianceScaling foo"
     for name in names.split():
         yield f"x = opt.add_slot(w, 'foo', '{name}'); [x.name, x.shape, x.dtype]"
-        yield (
-            "x = opt.add_weight('x', (3, 3), initializer='%s'); np.std(x.numpy()) > 0"
-            % name
-        )
+        made = f"opt.add_weight('x', (3, 3), initializer='{name}')"
+        yield f"x = {made}; np.std(x.numpy()) > 0"
     for (
         value
     ) in "None 3.0 [5.0,6.0] np.array([5.0,6.0]) A([5.0,6.0]) w {} 7 [1.0]".split():
