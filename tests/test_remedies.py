@@ -7,7 +7,9 @@ those whose remedy is not among the cases.
 
 import ast
 import pathlib
+import pickle
 import re
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,86 @@ def beside_another(accumulator, other):
     )
     gradients = {"one": ROWS, "two": ROWS_OF_TWO}
     step(optimizer, gradients, {"one": TABLE, "two": TWO_TABLES})
+
+
+# The object
+
+
+def started_from(value, by):
+    opt, w = Adagrad(0.1), Variable(W)
+    opt.build([w])
+    if by == "slot":
+        opt.get_slot(w, "accumulator").assign([value, value])
+    else:
+        opt.initial_accumulator_value = value
+
+
+def averaging(when):
+    opt, w = Adagrad(0.1), Variable(W)
+    if when == "before":
+        opt.use_ema = True
+    opt.build([w])
+    if when == "after":
+        opt.use_ema = True
+    if when == "another":
+        opt = Adagrad.from_config({**opt.get_config(), "use_ema": True})
+    opt.apply_gradients([(W, w)])
+
+
+def with_own_slot(initializer):
+    opt, w = Adagrad(0.1), Variable(W)
+    opt.add_slot(w, "accumulator", initializer)
+    opt.apply_gradients([(W, w)])
+
+
+def unpickled(build):
+    opt, w = Adagrad(0.1), Variable(W, name="w")
+    opt.build([w])
+    opt = pickle.loads(pickle.dumps(opt))
+    if build:
+        opt.build([w])
+    opt.stateless_apply([x.value for x in opt.weights], [W], [w.value])
+
+
+def saved_and_loaded():
+    scale = optax.scale_by_rss()
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "o.npz")
+        Optimizer(scale, 0.1).save(path)
+        Optimizer.load(path, [], custom_objects={"transformation": scale})
+
+
+def weighted(grad_loss):
+    w = Variable(W)
+    Adagrad(0.1).minimize(lambda: [w * w, jnp.sum(w)], [w], grad_loss)
+
+
+def minimized(loss):
+    w = Variable(W)
+    Adagrad(0.1).minimize(lambda: loss(w), [w])
+
+
+def in_traced_function(stateless):
+    opt, w = Adagrad(0.1), Variable(W)
+    opt.build([w])
+    weights = [x.value for x in opt.weights]
+    if not stateless:
+        return jax.jit(lambda: opt.minimize(lambda: jnp.sum(w * w), [w]))()
+
+    @jax.jit
+    def step(weights, w):
+        _, gradient = aj.value_and_grad(lambda w: jnp.sum(w * w))(w)
+        return opt.stateless_apply(weights, [gradient], [w])
+
+    return step(weights, w.value)
+
+
+def read_under_jit(what):
+    w = Variable(W)
+    array = w.value
+    if what == "argument":
+        return jax.jit(lambda w: w * 2.0)(w)
+    return jax.jit(lambda: (array if what == "array" else w) * 2.0)()
 
 
 # An integer among the parameters
@@ -876,6 +958,77 @@ CASES = [
         "use `iterations.assign`.",
         lambda: replaced_count(assign=False),
         [lambda: replaced_count(assign=True)],
+    ),
+    (
+        "assign to get_slot(variable, 'accumulator').",
+        lambda: started_from(2.0, "attribute"),
+        [lambda: started_from(2.0, "slot")],
+    ),
+    (
+        "set what needs it before, or make another optimizer.",
+        lambda: averaging("after"),
+        [lambda: averaging("before"), lambda: averaging("another")],
+    ),
+    (
+        "add it with an initializer that gives that.",
+        lambda: with_own_slot([1.0]),
+        [lambda: with_own_slot([1.0, 2.0])],
+    ),
+    (
+        "call `build(variables)` with variables of these names.",
+        lambda: unpickled(build=False),
+        [lambda: unpickled(build=True)],
+    ),
+    (
+        "use save(path), then load with custom_objects={'transformation': ...}.",
+        lambda: pickle.dumps(Optimizer(optax.scale_by_rss(), 0.1)),
+        [saved_and_loaded],
+    ),
+    (
+        "give a weight for each loss, or None.",
+        lambda: weighted([1.0]),
+        [lambda: weighted([1.0, 2.0]), lambda: weighted([1.0, None])],
+    ),
+    (
+        "they must be the same, or `grad_loss` a single number of that dtype.",
+        lambda: weighted([jnp.ones(3), 1.0]),
+        [lambda: weighted([jnp.ones(()), 1.0]), lambda: weighted([2.0, 1.0])],
+    ),
+    (
+        "in which there is no loss; return an array, or a list, tuple or dictionary",
+        lambda: minimized(lambda w: []),
+        [lambda: minimized(lambda w: [w * w]), lambda: minimized(lambda w: {"a": w})],
+    ),
+    (
+        "which is no loss; return an array, or a list, tuple or dictionary of them.",
+        lambda: minimized(lambda w: None),
+        [lambda: minimized(lambda w: w * w)],
+    ),
+    (
+        "inside jax.jit and the like use adagrad_jax.value_and_grad and "
+        "`stateless_apply`, on arrays.",
+        lambda: in_traced_function(stateless=False),
+        [lambda: in_traced_function(stateless=True)],
+    ),
+    (
+        "of one that never changes take the array, w.value, outside.",
+        lambda: read_under_jit("variable"),
+        [lambda: read_under_jit("array"), lambda: read_under_jit("argument")],
+    ),
+    (
+        "derive a class from it, or pass what is an argument when making one.",
+        lambda: setattr(Adagrad(), "name", "mine"),
+        [lambda: Adagrad(name="mine")],
+    ),
+    (
+        "its hyperparameters are learning_rate, initial_accumulator_value",
+        lambda: setattr(Adagrad(), "learningrate", 0.1),
+        [lambda: setattr(Adagrad(), "learning_rate", 0.1)],
+    ),
+    (
+        "has no '_create_slots'; use build(variables).",
+        lambda: Adagrad()._create_slots([Variable(W)]),
+        [lambda: Adagrad().build([Variable(W)])],
     ),
     (
         "assign after `minimize`, or return what is to be assigned.",

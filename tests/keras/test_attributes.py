@@ -122,7 +122,7 @@ def test_gradients_are_not_taken_in_a_traced_function():
     opt, (w, _) = Adagrad(0.5), wu()
     loss = lambda: jnp.sum(w * w)  # noqa: E731
     for call in (opt.minimize, opt.get_gradients, opt.get_updates):
-        with pytest.raises(TypeError, match="inside jax.jit .* value_and_grad"):
+        with pytest.raises(TypeError, match="inside jax.jit and the like use"):
             jax.jit(lambda x, call=call: call(loss, [w]))(1.0)
     assert opt.weights == []
 
