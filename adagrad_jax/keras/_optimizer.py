@@ -3,14 +3,13 @@
 # The arrays of variables are read and replaced here without marking them as taken.
 # pyright: reportPrivateUsage=false
 
-import contextlib
 import copy
 import dataclasses
 import os
 import pickle
 import re
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -63,6 +62,23 @@ class _Kept:
         count = self.iterations
         hyper = copy.deepcopy(self.hyper, memo)
         return _Kept(hyper, built, None if count is None else new[id(count)])
+
+
+class _UndoneIfItFails:
+    """Within it slots and counter are made, but not if it raises."""
+
+    __slots__ = ("_before", "_kept")
+
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+        self._before = kept.built, kept.iterations
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._kept.built, self._kept.iterations = self._before
 
 
 class Optimizer:
@@ -258,10 +274,12 @@ class Optimizer:
             if not callable(value):
                 self._hyper[name] = as_variable(f"{scope}{name}", value)
 
-    def _number(self, name: str, scope: str = "") -> Variable:
-        if not isinstance(self._hyper[name], Variable):
-            self._create_hypers(scope)
-        return self._hyper[name]
+    def _number(self, name: str, *, in_step: bool = False) -> Variable:
+        value = self._kept.hyper[name]
+        if not isinstance(value, Variable):
+            self._create_hypers(f"{self._name}/" if in_step else "")
+            value = self._kept.hyper[name]
+        return value
 
     def _rate_given(self) -> Any:
         """The learning rate as it is kept."""
@@ -378,7 +396,7 @@ class Optimizer:
         Raises:
           TypeError: If one is no variable, or has no floating-point numbers.
         """
-        with self._undone_if_it_fails():
+        with self._lock, _UndoneIfItFails(self._kept):
             self._counter(f"{self._name}/iter")
             self._built = self._grown(variables, self._chained())
 
@@ -553,7 +571,7 @@ class Optimizer:
         del name
         gradients, variables = split_pairs(grads_and_vars)
         key = tuple(map(id, variables))
-        with self._undone_if_it_fails():
+        with self._lock, _UndoneIfItFails(self._kept):
             step = self._steps.get(key)
             if step is None:
                 scheduled = is_schedule(self._hyper.get("learning_rate"))
@@ -561,17 +579,6 @@ class Optimizer:
             result = step(gradients, self._rate(), self._decay_array())
             self._steps[key] = step
             return result
-
-    @contextlib.contextmanager
-    def _undone_if_it_fails(self) -> Generator[None]:
-        """Within it nobody else is, and if it raises nothing has been made."""
-        with self._lock:
-            built, counter = self._built, self._kept.iterations
-            try:
-                yield
-            except BaseException:
-                self._built, self._kept.iterations = built, counter
-                raise
 
     def stateless_apply(
         self,
@@ -807,16 +814,18 @@ class Optimizer:
 
     def _rate(self) -> Any:
         """What the compiled step is to know of the learning rate."""
-        rate = self._hyper.get("learning_rate")
+        rate = self._kept.hyper.get("learning_rate")
+        if isinstance(rate, Variable):
+            return rate._array
         if rate is None or is_schedule(rate):
             return None
         if callable(rate):
             rate = checked_number("learning_rate", rate())
             return rate if isinstance(rate, jax.Array) else np.float32(rate)
-        return self._number("learning_rate", f"{self._name}/")._array
+        return self._number("learning_rate", in_step=True)._array
 
     def _decay_array(self) -> jax.Array:
-        return self._number("decay", f"{self._name}/")._array
+        return self._number("decay", in_step=True)._array
 
     def _grown(
         self, variables: Sequence[Any], transformation: optax.GradientTransformation
