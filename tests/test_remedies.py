@@ -1000,6 +1000,11 @@ CASES = [
         [lambda: minimized(lambda w: [w * w]), lambda: minimized(lambda w: {"a": w})],
     ),
     (
+        "which have no gradient; return real floating-point ones.",
+        lambda: minimized(lambda w: w > 1),
+        [lambda: minimized(lambda w: jnp.abs(w * 1j))],
+    ),
+    (
         "which is no loss; return an array, or a list, tuple or dictionary of them.",
         lambda: minimized(lambda w: None),
         [lambda: minimized(lambda w: w * w)],

@@ -40,8 +40,7 @@ class Adagrad(Optimizer):
     Args:
       learning_rate: :math:`\eta_t`, as in :class:`Optimizer`.
       initial_accumulator_value: The accumulators at the start, at least 0.
-      epsilon: Added to the root. None and 0 mean 1e-7, as in TensorFlow. It may be
-        assigned to.
+      epsilon: Added to the root. None and 0 mean 1e-7, as in TensorFlow.
       name: Prefix of the weights' names.
       **kwargs: ``clipnorm``, ``clipvalue``, ``decay``, ``lr``, those of Keras 3, and
         ``donate_variables``, as in :class:`Optimizer`.

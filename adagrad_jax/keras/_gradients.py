@@ -64,7 +64,7 @@ def weighted_sum(losses: Any, weights: Any) -> jax.Array:
         numbers and lists of them are converted. None weighs as 1.
 
     Raises:
-      TypeError: If a loss is no number.
+      TypeError: If a loss is no number, or integer or complex.
       ValueError: If weights are of other dtypes, shapes or trees than losses.
     """
     leaves, structure = jax.tree.flatten(losses, is_leaf=lambda x: x is None)
@@ -87,7 +87,13 @@ def weighted_sum(losses: Any, weights: Any) -> jax.Array:
         weighted = zip(values, map(_weight, parts, values), strict=True)
         values = [v if w is None else v * w for v, w in weighted]
     with jax.numpy_dtype_promotion("standard"):
-        return sum(map(jnp.sum, values[1:]), start=jnp.sum(values[0]))
+        total = sum(map(jnp.sum, values[1:]), start=jnp.sum(values[0]))
+    if not jnp.issubdtype(total.dtype, jnp.floating):
+        raise TypeError(
+            f"`loss` gave numbers of dtype {total.dtype}, which have no gradient; "
+            "return real floating-point ones."
+        )
+    return total
 
 
 def _loss_value(value: Any) -> jax.Array:

@@ -96,6 +96,10 @@ class Optimizer:
     loss, accumulation, clipping, the update, weight decay, averaging. A step is one
     compiled function.
 
+    All arguments but ``transformation`` and ``name`` are attributes too. What is
+    assigned to one takes effect at the next step, and is in :meth:`get_config`;
+    assigning to another is an ``AttributeError``.
+
     Args:
       transformation: What makes the updates, such as ``optax.scale_by_adam()``.
       learning_rate: A number or an array of shape (); a :class:`Variable`, or a
@@ -149,11 +153,7 @@ class Optimizer:
             hyper["learning_rate"] = checked_number("learning_rate", learning_rate)
         self._kept = _Kept(hyper)
         self._options = Keras3Options(**options)
-        if learning_rate is None and (decay or self._options.weight_decay):
-            raise ValueError(
-                "`decay` and `weight_decay` need a `learning_rate`, got None: pass it, "
-                "and a transformation without one, such as optax.scale_by_adam()."
-            )
+        self._check_rated(decay)
         self._transformation = transformation
         self._name = name or unique_name(type(self))
         self._donate_variables = donate_variables
@@ -202,7 +202,9 @@ class Optimizer:
 
     @decay.setter
     def decay(self, value: ArrayLike) -> None:
-        self.decay.assign(np.asarray(checked_decay(value), np.float32))
+        value = np.asarray(checked_decay(value), np.float32)
+        self._check_rated(float(value))
+        self.decay.assign(value)
 
     def __getattr__(self, name: str) -> Any:
         """Of the hyperparameters those that have no property of their own."""
@@ -238,11 +240,20 @@ class Optimizer:
             before = self._options
             self._options = Keras3Options(**options, **checked_options(changed))
             try:
+                self._check_rated(0)
                 self._check_kept()
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 self._options = before
-                raise RuntimeError(f"`{', '.join(changed)}`: {error}") from error
+                raise type(error)(f"`{', '.join(changed)}`: {error}") from error
             self._steps.clear()
+
+    def _check_rated(self, decay: Any) -> None:
+        """Raises if something that is multiplied by the learning rate would not be."""
+        if "learning_rate" not in self._hyper and (decay or self._options.weight_decay):
+            raise ValueError(
+                "`decay` and `weight_decay` need a `learning_rate`, got None: pass it, "
+                "and a transformation without one, such as optax.scale_by_adam()."
+            )
 
     def _check_kept(self) -> None:
         """Raises if steps to come need what was not kept from the start."""

@@ -96,6 +96,14 @@ def test_no_other_attribute_is_assigned_to(name):
         setattr(opt, name, 1)
 
 
+def test_what_needs_a_learning_rate_is_refused_without_one():
+    opt = Optimizer(optax.sgd(0.1))
+    for name in ("decay", "weight_decay"):
+        with pytest.raises(ValueError, match="need a `learning_rate`, got None"):
+            setattr(opt, name, 0.1)
+    assert opt.weight_decay is None and float(opt.decay) == 0
+
+
 def test_a_subclass_has_what_it_declares():
     class Mine(Adagrad):
         momentum = 0.0
