@@ -31,7 +31,8 @@ ROWS = aj.RowSparse([1, 1], jnp.array([[1.0, 2.0], [3.0, 4.0]]), SHAPE)
 TWO_TABLES = jnp.ones((2, 3, 2))
 ROWS_OF_TWO = aj.RowSparse([1, 4], jnp.ones((2, 2)), TWO_TABLES.shape)
 OPTIMIZER = aj.adagrad(0.1)
-ROW_SHARDING = aj.sharding.RowSharding(jax.make_mesh((2,), ("d",)), "d")
+MESH = jax.make_mesh((2,), ("d",), (jax.sharding.AxisType.Auto,))
+ROW_SHARDING = aj.sharding.RowSharding(MESH, "d")
 
 
 def step(optimizer, gradients, params):
@@ -506,6 +507,28 @@ CASES = [
             lambda: aj.sharding.RowSharding(
                 jax.make_mesh((jax.device_count(),), ("model",)), "model"
             )
+        ],
+    ),
+    (
+        "leave that shard_map out: value_and_grad(..., row_sharding=) is used as on",
+        lambda: jax.shard_map(
+            by_rows_of(ROW_SHARDING), mesh=MESH, in_specs=P("d"), out_specs=P()
+        )(jnp.ones((8, 2))),
+        [lambda: jax.jit(by_rows_of(ROW_SHARDING))(TABLE)],
+    ),
+    (
+        "make the RowSharding with that mesh",
+        lambda: in_use(MESH, by_rows_of(OTHER_AXIS))(TABLE),
+        [lambda: in_use(MESH, by_rows_of(ROW_SHARDING))(TABLE)],
+    ),
+    (
+        "adagrad_jax.sharding.shard_rows puts it, and what is kept of it, there",
+        lambda: by_rows_of(ROW_SHARDING)(jax.device_put(TABLE, jax.devices()[0])),
+        [
+            lambda: by_rows_of(ROW_SHARDING)(
+                aj.sharding.shard_rows(TABLE, ROW_SHARDING, lambda *_: True)
+            ),
+            lambda: by_rows_of(lambda path, leaf: None)(TABLE),
         ],
     ),
     (
@@ -1069,6 +1092,27 @@ class Own(schedules.LearningRateSchedule):
 
 
 OWN_CONFIG = {"class_name": "Own", "config": {}}
+
+
+OTHER_AXIS = aj.sharding.RowSharding(
+    jax.make_mesh((2,), ("x",), (jax.sharding.AxisType.Auto,)), "x"
+)
+
+
+def by_rows_of(row_sharding):
+    def loss(table):
+        return jnp.sum(table[jnp.array([1, 0])])
+
+    gradient_of = aj.grad(loss, row_sharding=row_sharding, tables=lambda *_: True)
+    return lambda table: gradient_of(table).to_dense()
+
+
+def in_use(mesh, function):
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return function(*args)
+
+    return call
 
 
 def taken(ref):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import AbstractValue
+from jax.core import AbstractValue, Tracer
 from jax.extend import core
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -65,6 +65,17 @@ def with_automatic_axes(
 def spec_of(x: jax.Array) -> PartitionSpec:
     """How it lies, as far as its type tells."""
     return jax.typeof(x).sharding.spec
+
+
+def sharding_of(x: Any) -> Any:
+    """Where it lies, if that is known: by its type, or since it was put there."""
+    if not isinstance(x, jax.Array):
+        return None
+    by_type = jax.typeof(x).sharding
+    if AxisType.Explicit in by_type.mesh.axis_types:
+        return by_type
+    is_known = not isinstance(x, Tracer) and getattr(x, "committed", False)
+    return x.sharding if is_known else None
 
 
 def gathered(x: jax.Array) -> jax.Array:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-from jax.core import Tracer
 from jax.extend import core
 from jax.sharding import NamedSharding
 
+from adagrad_jax._rows import placement
 from adagrad_jax._rows.choice import (
     Choice,
     TableFilter,
@@ -88,9 +88,9 @@ def _given(
 
 def _spec(leaf: Any) -> Any:
     """Along which axes its first axis is split, if that is known."""
-    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array) or not leaf.ndim:
+    sharding = placement.sharding_of(leaf)
+    if sharding is None:
         return None
-    sharding = leaf.sharding
     if not isinstance(sharding, NamedSharding):
         return ()
     first = tuple(sharding.spec)[:1]

@@ -201,6 +201,24 @@ def test_meshes_of_two_axes(axis, spec, table):
     assert_same(jax.block_until_ready(got), expected)
 
 
+def test_a_mesh_with_explicit_axes(on_one_device):
+    """There JAX asks where rows go, of any table, and types say where tables lie."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    by_rows = aj.sharding.RowSharding(mesh, "d")
+    optimizer = optax.chain(aj.clip_by_global_norm(1.0), aj.adagrad(0.1))
+
+    def explicit_loss(params, ids):
+        table = params["table"].at[ids]
+        rows = table.get(mode="fill", fill_value=0, out_sharding=P("d"))
+        return jnp.sum(jnp.sin(rows) @ params["w"])
+
+    ids = IDS["zipf"][:48]
+    split = jax.device_put(jnp.asarray(ids, jnp.int32), NamedSharding(mesh, P("d")))
+    with jax.set_mesh(mesh):
+        got = trained(optimizer, by_rows, split, explicit_loss)
+    assert_same(got, on_one_device("clipped", optimizer, ids))
+
+
 def test_what_the_gradient_is():
     """A RowSparse as any: its parts, sums, casts, and how it crosses a jit."""
     params, ids = new_params(), jnp.asarray(IDS["zipf"], jnp.int32)
