@@ -100,8 +100,10 @@ def test_the_examples_of_several_devices_run(capsys):
             *map(jax.tree.leaves, (trained, names["expected"])), strict=True
         ):
             np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
-    specs, grown, restored = capsys.readouterr().out.splitlines()
+    specs, predicted, grown, restored = capsys.readouterr().out.splitlines()
     assert specs == "P('data',) P('data',)"
+    after = names["mean_loss"](jax.device_get(names["params"]), names["batch"])
+    np.testing.assert_allclose(float(predicted), after, rtol=1e-5)
     assert grown == "(10002, 8) P('data',)" and restored == "1 4"
 
 
