@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+# What may be below 0, other than sums of squares.
+_SIGNED = ("average", "gradient_sum")
+
 
 def to_numpy(array: Any) -> np.ndarray:
     if hasattr(array, "detach"):  # a PyTorch tensor, which may be anywhere
@@ -44,7 +47,7 @@ def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
                 f"{field} of {at_leaf(name)} must be real, got complex numbers; an "
                 "accumulator here is the sum of squared magnitudes."
             )
-        array = array.real
+        array = np.real(array)
     with np.errstate(over="ignore"):
         new = array.astype(like.dtype)
     if np.any(np.isinf(new) & ~np.isinf(array)):
@@ -53,7 +56,26 @@ def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
             f"{np.max(np.abs(array))}; keep it in a wider dtype, such as "
             "Diagonal(dtype=jnp.float32)."
         )
+    if field not in _SIGNED:
+        _check_is_sum_of_squares(f"{field} of {at_leaf(name)}", array, new)
     return new
+
+
+def _check_is_sum_of_squares(what: str, array: np.ndarray, new: np.ndarray) -> None:
+    """Checks values, infinity being one, and what became of them in another dtype."""
+    bad = ~(np.real(array) >= 0)
+    if np.any(bad):
+        raise ValueError(
+            f"{what} must be sums of squares, which are 0 or more, got "
+            f"{array[bad][0]}; take the state of an Adagrad, from before its training "
+            "went wrong."
+        )
+    lost = (new == 0) & (array != 0)
+    if np.any(lost):
+        raise ValueError(
+            f"{what} becomes 0 in {new.dtype}, got {array[lost][0]}; keep it in a "
+            "dtype with smaller numbers, such as Diagonal(dtype=jnp.float32)."
+        )
 
 
 def put_like(array: Any, like: Any) -> jax.Array:

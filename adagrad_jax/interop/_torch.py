@@ -21,6 +21,7 @@ from adagrad_jax.interop._fill import (
     fill,
     find_kept,
     known,
+    listed,
     ordered,
     steps_taken,
 )
@@ -63,7 +64,8 @@ def from_torch(
       TypeError: If ``state_dict`` is none, or the state keeps of some leaf something
         that is not shaped like it or like its rows (:class:`adagrad_jax.SM3`).
       ValueError: If ``state_dict`` is another optimizer's or has other parameters or
-        shapes; if a path is unknown; if an accumulator overflows our dtype; if a
+        shapes, one twice, or the state of one in no group; if a path is unknown; if
+        an accumulator is NaN or negative, or becomes infinite or 0 in our dtype; if a
         schedule counts for parameters whose numbers of steps differ.
 
     Example:
@@ -188,6 +190,7 @@ def _entries(
             f"with 'state' and 'param_groups', got {described(state_dict)}."
         )
     numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
+    _check_numbers(numbers, state_dict["state"], names)
     check_length("`state_dict`", len(numbers), "parameters", names)
     entries: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     for name, number in zip(names, numbers, strict=True):
@@ -202,6 +205,25 @@ def _entries(
             )
         entries[name] = number, entry
     return entries
+
+
+def _check_numbers(numbers: list[Any], state: Any, names: list[str | None]) -> None:
+    """Checks that each parameter is in one group, and nothing is kept of others."""
+    of = dict(zip(numbers, names, strict=False))  # the length is checked elsewhere
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise ValueError(
+                f"`state_dict` must have each parameter in one group, got {number}, "
+                f"{listed([of.get(number)])}, {numbers.count(number)} times; leave it "
+                "in one of the lists 'params'."
+            )
+    surplus = [number for number in state if number not in numbers]
+    if surplus and len(numbers) == len(names):
+        raise ValueError(
+            f"`state_dict` must have a state of no parameter but those in its groups, "
+            f"{numbers}, which are {listed(names)}, got also {surplus}; take 'state' "
+            "and 'param_groups' from one state_dict()."
+        )
 
 
 def _all_axes(
