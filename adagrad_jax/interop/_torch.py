@@ -209,13 +209,14 @@ def _entries(
 
 def _check_numbers(numbers: list[Any], state: Any, names: list[str | None]) -> None:
     """Checks that each parameter is in one group, and nothing is kept of others."""
-    of = dict(zip(numbers, names, strict=False))  # the length is checked elsewhere
     for number in numbers:
-        if numbers.count(number) > 1:
+        if (times := numbers.count(number)) > 1:
+            # That there are as many as names is checked elsewhere.
+            its = [m for n, m in zip(numbers, names, strict=False) if n == number]
             raise ValueError(
-                f"`state_dict` must have each parameter in one group, got {number}, "
-                f"{listed([of.get(number)])}, {numbers.count(number)} times; leave it "
-                "in one of the lists 'params'."
+                f"`state_dict` must have each parameter in one group, got {number} "
+                f"{times} times, for {listed(its)}; leave it in one of the lists "
+                "'params'."
             )
     surplus = [number for number in state if number not in numbers]
     if surplus and len(numbers) == len(names):
