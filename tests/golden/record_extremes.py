@@ -4,8 +4,8 @@ Run it in each peer's own environment, with the peer's name, `torch` or `keras3`
 
     python tests/golden/record_extremes.py torch
 
-Every element is a parameter that begins with 0 and gets its one gradient in each of five
-steps. `tests/test_extremes.py` compares, and docs/numerics.md says what was found.
+Every element is a parameter that begins with 0 and gets the same gradient in each of
+five steps. `tests/test_extremes.py` compares, and docs/numerics.md says what was found.
 """
 
 import os
