@@ -8,7 +8,8 @@ import optax
 
 from adagrad_jax._around_update import check_count
 from adagrad_jax._checks import check_no_bcoo, check_state
-from adagrad_jax._rows.row_sparse import Packed, RowSparse
+from adagrad_jax._rows.packed import Packed
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._rows.visit import total
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import jax
@@ -55,6 +55,7 @@ def choose(
     tables: Literal["auto"] | TableFilter,
     num_values: int,
     strict: bool = True,
+    required: Collection[int] = (),
 ) -> Choice:
     """Finds out which of a function's parameters get a gradient of rows.
 
@@ -64,13 +65,16 @@ def choose(
       tables: As for ``value_and_grad``.
       num_values: How many of the function's results, the first ones, have derivatives.
       strict: Whether it is an error to choose what cannot have rows.
+      required: Numbers of parameters that must have rows, whatever ``tables`` says.
 
     Raises:
       TypeError: If ``tables`` chooses what has no rows.
       ValueError: If ``tables`` chooses what is used otherwise than by rows.
     """
     automatic = tables == "auto" or tables is wherever_possible
-    candidates = _candidates(keyed, "auto" if automatic else tables)
+    chosen = _candidates(keyed, "auto" if automatic else tables)
+    candidates = sorted({*chosen, *required})
+    must_have_rows = set(required) if automatic else set(candidates)
 
     def uses_of(row_axes: dict[int, Any]) -> Uses:
         args = [
@@ -87,10 +91,11 @@ def choose(
         reasons |= uses.dense
         if automatic:
             by_cost = tables == "auto"
-            reasons |= _without_gain(uses, row_axes, keyed, reasons, by_cost)
-        elif reasons and strict:
-            i, reason = next(iter(reasons.items()))
-            raise ValueError(_why_dense(keyed[i][0], reason))
+            by_choice = row_axes.keys() - reasons.keys() - must_have_rows
+            reasons |= _without_gain(uses, row_axes, keyed, by_choice, by_cost)
+        for i in must_have_rows & reasons.keys() if strict else ():
+            how = "`row_sharding`" if i in required else "`tables`"
+            raise ValueError(_why_dense(keyed[i][0], reasons[i], how))
         kept = {i: axes for i, axes in row_axes.items() if i not in reasons}
         if kept == row_axes and uses.row_axes == row_axes:
             return Choice(row_axes, uses, reasons, reads)
@@ -129,12 +134,12 @@ def _without_gain(
     uses: Uses,
     row_axes: dict[int, int],
     keyed: Sequence[tuple[Any, Any]],
-    dense: dict[int, Reason],
+    numbers: Collection[int],
     by_cost: bool,
 ) -> dict[int, Reason]:
     """Those for which an array is better, though rows are all that is read."""
     found = {}
-    for i in row_axes.keys() - dense.keys():
+    for i in numbers:
         reads = [read for read in uses.reads if read.table == i]
         num_rows = math.prod(keyed[i][1].shape[: row_axes[i]])
         width = math.prod(keyed[i][1].shape[row_axes[i] :])
@@ -159,10 +164,10 @@ def _are_rows_faster(num_ids: Any, num_rows: int, width: int) -> bool:
     return num_ids * (width + SORTING) < num_rows * width
 
 
-def _why_dense(path: Any, reason: Reason) -> str:
+def _why_dense(path: Any, reason: Reason, how: str) -> str:
     return (
-        f"{name_of(path)} was chosen by `tables`, but its gradient is not row-sparse: "
-        f"{describe(reason)}. Read it by table[ids] only, or let `tables` leave it "
+        f"{name_of(path)} was chosen by {how}, but its gradient is not row-sparse: "
+        f"{describe(reason)}. Read it by table[ids] only, or let {how} leave it "
         "out: with an ordinary gradient its step takes the time of the whole table."
     )
 

@@ -48,7 +48,7 @@ def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
     def find(ids: jax.Array) -> Distinct:
         by_sorting = functools.partial(_by_sorting, num_rows=num_rows)
         if is_symbolic_dim(ids.size):  # no table of hashes is as large as that
-            return _in_order(by_sorting(ids))
+            return in_order(by_sorting(ids))
         by_hashing = functools.partial(_by_hashing, num_rows=num_rows)
         return lax.platform_dependent(ids, cpu=by_hashing, default=by_sorting)
 
@@ -115,7 +115,7 @@ def _slots(
     return varying_as(distinct, ids)
 
 
-def _in_order(distinct: Distinct) -> Distinct:
+def in_order(distinct: Distinct) -> Distinct:
     """The same, whose ``order`` counts from 0."""
     order = distinct.order
     slot = jnp.zeros_like(order).at[order].set(distinct.slot, mode="promise_in_bounds")

@@ -15,7 +15,7 @@ and a slot that is not in use repeats one that is, with what that row gets.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,14 @@ from jax import lax
 from jax.export import is_symbolic_dim
 
 from adagrad_jax._rows.distinct import Distinct, block_size, read
-from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
+from adagrad_jax._rows.placement import (
+    gathered,
+    spec_of,
+    varying_as,
+    with_automatic_axes,
+)
 
-Carry = TypeVar("Carry")
+Reduction = Literal["sum", "max"]
 
 
 class RowsOf(NamedTuple):
@@ -49,8 +54,7 @@ class _Marker:
 ROW_NUMBERS = _Marker("ROW_NUMBERS")
 """An operand in whose place a function of rows gets the rows' numbers in the table.
 
-They are the numbers that random bits and counters may depend on: what indexes the
-arrays at hand is not the function's business.
+What indexes the arrays at hand is not the function's business.
 """
 
 Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
@@ -64,7 +68,7 @@ but for those marked as :class:`RowsOf`, or the constant above.
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Changing:
-    """Stands, among the tables that a stage reads, for one that the fold changes.
+    """Stands, among the tables that a stage reads, for one that the visit changes.
 
     A stage that reads the rows which it makes an update for would otherwise make XLA
     copy the table, to have it as it was before. No row is visited twice, so these rows
@@ -86,12 +90,54 @@ class Sums:
         over them.
       dtype: What sums are rounded to, once, and before any stage; entries may be more
         precise.
+      first_row: The number of the first of the rows at hand, in a table of which these
+        are a part; None, if they are all.
     """
 
     entries: jax.Array
     distinct: Distinct
     row_axes: int = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
+    first_row: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """What is done at some rows.
+
+    Attributes:
+      stages: Functions that are applied to the sums, in order.
+      function: ``(rows, rows_of_tables, *operands) -> (mapped, rows_of_tables, terms)``
+        for ``(k, ...)`` rows, one of which may be there more than once: other rows, new
+        ones of the tables, and what is to be summed up. Each is a tree, maybe empty.
+      reduction: Whether terms are added, or the largest is kept (of no rows that is
+        minus infinity).
+    """
+
+    stages: tuple[Callable[..., jax.Array], ...]
+    function: Callable[..., tuple[Any, Any, Any]]
+    reduction: Reduction
+
+
+class Visited(NamedTuple):
+    """What a visit of all rows gives.
+
+    Attributes:
+      mapped: Other rows, one for each slot.
+      tables: With new rows.
+      totals: Of the terms.
+    """
+
+    mapped: Any
+    tables: Any
+    totals: Any
+
+
+class Operands(NamedTuple):
+    """Those of each stage, and those of the function."""
+
+    of_stages: tuple[tuple[Any, ...], ...]
+    of_function: tuple[Any, ...]
 
 
 @jax.tree_util.register_dataclass
@@ -106,6 +152,7 @@ class Place:
       any_in_use: Whether one is, shape (); constant, where that is known.
       first_slot: The first one's; they are consecutive.
       row_axes: As in :class:`Sums`.
+      first_row: As in :class:`Sums`.
     """
 
     ids: jax.Array
@@ -113,10 +160,16 @@ class Place:
     any_in_use: jax.Array
     first_slot: Any
     row_axes: int = dataclasses.field(metadata={"static": True})
+    first_row: jax.Array | None = None
 
     def index(self, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
         """The ids in a table of this shape, as an index for each axis of rows."""
         return index_of(self.ids, shape[: self.row_axes])
+
+    @property
+    def numbers(self) -> jax.Array:
+        """Those of the rows, in the whole table."""
+        return self.ids if self.first_row is None else self.first_row + self.ids
 
 
 def index_of(ids: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
@@ -128,24 +181,15 @@ def index_of(ids: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
     return ids, *index
 
 
-def fold(
-    step: Callable[..., Carry],
-    carry: Carry,
-    sums: Sums,
-    stages: tuple[Stage, ...] = (),
-    operands: tuple[Any, ...] = (),
-) -> Carry:
-    """Visits all distinct rows, some at a time.
-
-    Args:
-      step: A hashable ``(carry, rows, place, *operands) -> carry``, called with the
-        sums of some rows, as the stages made them, and their :class:`Place`.
-      carry: A tree of arrays; tables in it are updated in place if XLA can.
-      sums: Of the entries of each row.
-      stages: What to apply to the sums, in order.
-      operands: For ``step``, whole or marked as for a stage.
-    """
-    leaf_of = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(carry))}
+def to_visit(
+    stages: tuple[Stage, ...],
+    function: Callable[..., tuple[Any, Any, Any]],
+    reduction: Reduction,
+    tables: Any,
+    operands: tuple[Any, ...],
+) -> tuple[Visit, Operands]:
+    """What is to be done to ``tables``, for :func:`fold`, and with which operands."""
+    leaf_of = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(tables))}
 
     def mark(operand: Any) -> Any:
         if not isinstance(operand, RowsOf):
@@ -154,16 +198,109 @@ def fold(
             lambda x: _Changing(leaf_of[id(x)]) if id(x) in leaf_of else x, operand
         )
 
-    functions = tuple(function for function, _ in stages)
-    stage_operands = tuple(tuple(map(mark, others)) for _, others in stages)
-    return _fold(step, functions, carry, sums, stage_operands, operands)
+    visit = Visit(tuple(function for function, _ in stages), function, reduction)
+    of_stages = tuple(tuple(map(mark, others)) for _, others in stages)
+    return visit, Operands(of_stages, operands)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
+    """Visits all distinct rows, each once, some at a time.
+
+    ``tables``, a tree of arrays, are updated in place if XLA can.
+    """
+    num_slots = sums.distinct.ids.size
+
+    def at_place(so_far: Visited, rows: Any, place: Place, operands: Any) -> Visited:
+        rows = _staged(visit, rows.astype(sums.dtype), so_far.tables, place, operands)
+        old = jax.tree.map(lambda table: take_rows(table, place), so_far.tables)
+        others = at_rows(place, operands.of_function)
+        mapped, new, terms = visit.function(rows, old, *others)
+        put = functools.partial(
+            lax.dynamic_update_slice_in_dim, start_index=place.first_slot, axis=0
+        )
+        return Visited(
+            jax.tree.map(put, so_far.mapped, mapped),
+            jax.tree.map(
+                lambda *args: set_rows(args[0], place, *args[1:]),
+                so_far.tables,
+                old,
+                new,
+            ),
+            _include(so_far.totals, terms, place.in_use, visit.reduction),
+        )
+
+    def in_blocks(so_far: Visited, sums: Sums, operands: Operands) -> Visited:
+        def block(state: tuple[jax.Array, Visited]) -> tuple[jax.Array, Visited]:
+            start, so_far = state
+            rows, place = _block(sums, start)
+            return start + rows.shape[0], at_place(so_far, rows, place, operands)
+
+        num_used = sums.distinct.num_used
+        start, end = jnp.zeros((), num_used.dtype), _end(num_used)
+        return lax.while_loop(lambda s: s[0] < end, block, (start, so_far))[1]
+
+    def in_one_pass(so_far: Visited, sums: Sums, operands: Operands) -> Visited:
+        rows = _sum_neighbours(sums.entries, sums.distinct)
+        return at_place(so_far, *_all_slots(sums, rows), operands)
+
+    def run(*args: Any) -> Visited:
+        return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
+
+    sums = dataclasses.replace(sums, entries=gathered(sums.entries))
+    nothing = before_all(visit, sums, num_slots, tables, operands)
+    args = varying_as(nothing, sums, operands), sums, operands
+    specs = jax.tree.map(spec_of, args[0])
+    return with_automatic_axes(run, args, specs)
+
+
+def before_all(
+    visit: Visit, sums: Sums, num_slots: int, tables: Any, operands: Operands
+) -> Visited:
+    """What a visit begins with."""
+
+    def of_one(rows: jax.Array, tables: Any, operands: Operands) -> Any:
+        ids = jnp.zeros(rows.shape[:1], jnp.int32)
+        place = Place(ids, ids == 0, jnp.array(True), 0, sums.row_axes)
+        rows = _staged(visit, rows, tables, place, operands)
+        old = jax.tree.map(lambda table: take_rows(table, place), tables)
+        return visit.function(rows, old, *at_rows(place, operands.of_function))
+
+    row = jax.ShapeDtypeStruct((1, *sums.entries.shape[1:]), sums.dtype)
+    plain = jax.tree.map(_plain, (tables, operands))
+    mapped, _, terms = jax.eval_shape(of_one, row, *plain)
+    nothing = 0 if visit.reduction == "sum" else -jnp.inf
+    return Visited(
+        jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape[1:]), x.dtype), mapped),
+        tables,
+        jax.tree.map(lambda x: jnp.full(x.shape[1:], nothing, x.dtype), terms),
+    )
+
+
+def _plain(x: Any) -> jax.ShapeDtypeStruct:
+    """Its type, without what that tells of devices, which is not known of one row."""
+    aval = jax.typeof(x)
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
+def _include(so_far: Any, terms: Any, in_use: jax.Array, reduction: Reduction) -> Any:
+    def one(so_far: jax.Array, terms: jax.Array) -> jax.Array:
+        named = jnp.expand_dims(in_use, range(1, terms.ndim))
+        if reduction == "sum":
+            return so_far + jnp.sum(jnp.where(named, terms, 0), axis=0)
+        return jnp.maximum(so_far, jnp.max(jnp.where(named, terms, -jnp.inf), axis=0))
+
+    return jax.tree.map(one, so_far, terms)
 
 
 def all_rows(sums: Sums, stages: tuple[Stage, ...] = ()) -> jax.Array:
     """The row of every slot; anything for those whose ids are out of range."""
-    functions = tuple(function for function, _ in stages)
-    stage_operands = tuple(operands for _, operands in stages)
-    return _all_rows(functions, sums, stage_operands)
+    visit, operands = to_visit(stages, _no_function, "sum", (), ())
+    return _all_rows(visit, sums, operands)
+
+
+def _no_function(rows: jax.Array, tables: Any) -> tuple[Any, Any, Any]:
+    return rows, tables, ()
 
 
 def at_rows(place: Place, operands: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -172,7 +309,7 @@ def at_rows(place: Place, operands: tuple[Any, ...]) -> tuple[Any, ...]:
     def resolved(operand: Any) -> Any:
         if isinstance(operand, RowsOf):
             return jax.tree.map(lambda table: take_rows(table, place), operand.tables)
-        return place.ids if isinstance(operand, _Marker) else operand
+        return place.numbers if isinstance(operand, _Marker) else operand
 
     return tuple(map(resolved, operands))
 
@@ -187,12 +324,7 @@ def result_of(
         place = Place(ids, ids == 0, jnp.array(True), 0, row_axes)
         return function(rows, *at_rows(place, operands))
 
-    # Without what their types tell of devices, which is not known of one row.
-    def plain(x: Any) -> jax.ShapeDtypeStruct:
-        aval = jax.typeof(x)
-        return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
-
-    return jax.eval_shape(call, rows, jax.tree.map(plain, operands))
+    return jax.eval_shape(call, rows, jax.tree.map(_plain, operands))
 
 
 def take_rows(table: jax.Array, place: Place) -> jax.Array:
@@ -212,67 +344,19 @@ def set_rows(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _fold(
-    step: Callable[..., Carry],
-    functions: tuple[Callable[..., jax.Array], ...],
-    carry: Carry,
-    sums: Sums,
-    stage_operands: tuple[tuple[Any, ...], ...],
-    operands: tuple[Any, ...],
-) -> Carry:
-    def visit(
-        carry: Carry, rows: jax.Array, place: Place, stage_operands: Any, operands: Any
-    ) -> Carry:
-        leaves = jax.tree.leaves(carry)
-        current = jax.tree.map(
-            lambda x: leaves[x.leaf] if isinstance(x, _Changing) else x,
-            stage_operands,
-            is_leaf=lambda x: isinstance(x, _Changing),
-        )
-        rows = _through(functions, current, rows.astype(sums.dtype), place)
-        return step(carry, rows, place, *at_rows(place, operands))
-
-    def in_blocks(carry: Carry, sums: Sums, *others: Any) -> Carry:
-        def block(state: tuple[jax.Array, Carry]) -> tuple[jax.Array, Carry]:
-            start, carry = state
-            rows, place = _block(sums, start)
-            return start + rows.shape[0], visit(carry, rows, place, *others)
-
-        num_used = sums.distinct.num_used
-        start, end = jnp.zeros((), num_used.dtype), _end(num_used)
-        return lax.while_loop(lambda s: s[0] < end, block, (start, carry))[1]
-
-    def in_one_pass(carry: Carry, sums: Sums, *others: Any) -> Carry:
-        rows = _sum_neighbours(sums.entries, sums.distinct)
-        return visit(carry, *_all_slots(sums, rows), *others)
-
-    def run(*args: Any) -> Carry:
-        return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
-
-    entries = gathered(sums.entries)
-    args = dataclasses.replace(sums, entries=entries), stage_operands, operands
-    return with_automatic_axes(run, (varying_as(carry, *args), *args), like=carry)
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _all_rows(
-    functions: tuple[Callable[..., jax.Array], ...],
-    sums: Sums,
-    stage_operands: tuple[tuple[Any, ...], ...],
-) -> jax.Array:
-    def run(sums: Sums, stage_operands: tuple[tuple[Any, ...], ...]) -> jax.Array:
+def _all_rows(visit: Visit, sums: Sums, operands: Operands) -> jax.Array:
+    def run(sums: Sums, operands: Operands) -> jax.Array:
         distinct = sums.distinct
         rows = lax.platform_dependent(
             cpu=lambda: _sum_slots(sums.entries, distinct.slot, distinct.ids.size),
             default=lambda: _sum_neighbours(sums.entries, distinct),
         )
         rows, place = _all_slots(sums, rows)
-        return _through(functions, stage_operands, rows.astype(sums.dtype), place)
+        return _staged(visit, rows.astype(sums.dtype), (), place, operands)
 
-    entries = gathered(sums.entries)
-    args = dataclasses.replace(sums, entries=entries), stage_operands
-    return with_automatic_axes(run, args)
+    sums = dataclasses.replace(sums, entries=gathered(sums.entries))
+    return with_automatic_axes(run, (sums, operands))
 
 
 def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
@@ -287,7 +371,8 @@ def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
     # among ids anew for each number of a row.
     rows, ids, in_use = lax.optimization_barrier((rows, ids, in_use))
     rows = jnp.where(jnp.expand_dims(in_use, range(1, rows.ndim)), rows, rows[:1])
-    return rows, Place(ids, in_use, any_in_use, start, sums.row_axes)
+    place = Place(ids, in_use, any_in_use, start, sums.row_axes, sums.first_row)
+    return rows, place
 
 
 @jax.custom_batching.custom_vmap
@@ -328,17 +413,22 @@ def _all_slots(sums: Sums, rows: jax.Array) -> tuple[jax.Array, Place]:
     repeated = lax.rem(position, jnp.maximum(distinct.num_used, 1))
     in_use = position < distinct.num_used
     ids = jnp.where(in_use[0], read(distinct.ids, repeated), 0)
-    return read(rows, repeated), Place(ids, in_use, in_use[0], 0, sums.row_axes)
+    place = Place(ids, in_use, in_use[0], 0, sums.row_axes, sums.first_row)
+    return read(rows, repeated), place
 
 
-def _through(
-    functions: tuple[Callable[..., jax.Array], ...],
-    stage_operands: tuple[tuple[Any, ...], ...],
-    rows: jax.Array,
-    place: Place,
+def _staged(
+    visit: Visit, rows: jax.Array, tables: Any, place: Place, operands: Operands
 ) -> jax.Array:
-    for function, operands in zip(functions, stage_operands, strict=True):
-        rows = function(rows, *at_rows(place, operands))
+    """The rows as the stages make them, where ``tables`` are as they are by now."""
+    leaves = jax.tree.leaves(tables)
+    of_stages = jax.tree.map(
+        lambda x: leaves[x.leaf] if isinstance(x, _Changing) else x,
+        operands.of_stages,
+        is_leaf=lambda x: isinstance(x, _Changing),
+    )
+    for function, others in zip(visit.stages, of_stages, strict=True):
+        rows = function(rows, *at_rows(place, others))
     return rows
 
 

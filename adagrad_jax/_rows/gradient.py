@@ -1,6 +1,7 @@
 """Gradients of which tables have only the rows that were read."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.choice import Choice, TableFilter, choose
+from adagrad_jax._rows.choice import Choice, TableFilter
+from adagrad_jax._rows.exchange import join
 from adagrad_jax._rows.lookups import Read, evaluate
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._rows.sharded import RowShardings, check_row_sharding, choose_sharded
 from adagrad_jax._rows.trace import Call, Traced, as_positions, trace
 from adagrad_jax._rows.views import Table
 
@@ -24,6 +27,7 @@ def value_and_grad(
     allow_int: bool = False,
     *,
     tables: Literal["auto"] | TableFilter = "auto",
+    row_sharding: RowShardings | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
     r"""``jax.value_and_grad``, with a :class:`RowSparse` gradient for embedding tables.
 
@@ -60,6 +64,12 @@ def value_and_grad(
       tables: Which leaves get a :class:`RowSparse`: "auto", as above, or a function
         ``(path, leaf) -> bool`` of the leaf's key path. A leaf so chosen gets one also
         if it is not read at all; if it cannot, that is an error.
+      row_sharding: Where rows lie, if on several devices: an
+        ``adagrad_jax.sharding.RowSharding`` for all tables, or a function ``(path,
+        leaf) -> RowSharding | None``. Rows are then read, and their gradients summed,
+        by an exchange among these devices, each of which handles its part of the ids
+        (see docs/sharding.md). It implies rows: "auto" does not weigh, and what the
+        function gives one for must be read by rows only.
 
     Returns:
       A function of the arguments of ``fun`` that returns its value (with ``has_aux`` a
@@ -69,8 +79,10 @@ def value_and_grad(
     Raises:
       TypeError: As ``jax.value_and_grad``; and if ``tables`` chooses a leaf that is not
         an array of floating-point or complex numbers, with an axis of rows.
-      ValueError: If ``tables`` chooses a leaf whose gradient is not row-sparse: the
-        message has its path, the primitive and the line of code that is the reason.
+      ValueError: If ``tables`` or ``row_sharding`` chooses a leaf whose gradient is
+        not row-sparse: the message has its path, the primitive and the line of code
+        that is the reason. If a leaf cannot lie as ``row_sharding`` says, or is known
+        not to.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp
@@ -91,6 +103,7 @@ def value_and_grad(
             '`tables` must be "auto" or a function (path, leaf) -> bool, got '
             f"{tables!r}."
         )
+    check_row_sharding(row_sharding)
     differentiate = functools.partial(
         jax.value_and_grad,
         argnums=(0, 1),
@@ -104,8 +117,10 @@ def value_and_grad(
     def value_and_grad_of_fun(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         call = Call.of(fun, positions, args, kwargs)
         traced = trace(call, has_aux)
-        choice = choose(traced.jaxpr.jaxpr, call.keyed, tables, traced.num_values)
-        value, gradients = _gradients(differentiate, traced, choice)
+        choice, sharded = choose_sharded(
+            traced.jaxpr.jaxpr, call.keyed, tables, traced.num_values, row_sharding
+        )
+        value, gradients = _gradients(differentiate, traced, choice, sharded)
         return value, call.unflatten(gradients)
 
     return value_and_grad_of_fun
@@ -119,6 +134,7 @@ def grad(
     allow_int: bool = False,
     *,
     tables: Literal["auto"] | TableFilter = "auto",
+    row_sharding: RowShardings | None = None,
 ) -> Callable[..., Any]:
     """``jax.grad``, with a :class:`RowSparse` gradient for embedding tables.
 
@@ -129,6 +145,7 @@ def grad(
       holomorphic: As there.
       allow_int: As there.
       tables: As there.
+      row_sharding: As there.
 
     Returns:
       A function of the arguments of ``fun`` that returns the gradients, with
@@ -147,7 +164,13 @@ def grad(
       [5 6 6 7] [[1. 2. 1. 0.]]
     """
     with_value = value_and_grad(
-        fun, argnums, has_aux, holomorphic, allow_int, tables=tables
+        fun,
+        argnums,
+        has_aux,
+        holomorphic,
+        allow_int,
+        tables=tables,
+        row_sharding=row_sharding,
     )
 
     @functools.wraps(fun)
@@ -159,14 +182,16 @@ def grad(
 
 
 def _gradients(
-    differentiate: Callable[..., Any], traced: Traced, choice: Choice
+    differentiate: Callable[..., Any],
+    traced: Traced,
+    choice: Choice,
+    tables: dict[int, Table],
 ) -> tuple[Any, list[Any]]:
     """The value, and the gradient of each leaf.
 
     ``differentiate`` is ``jax.value_and_grad`` by two arguments, with auxiliary data.
     """
-    leaves, uses, row_axes = traced.leaves, choice.uses, choice.row_axes
-    tables = {i: Table(i, jnp.asarray(leaves[i]), axes) for i, axes in row_axes.items()}
+    leaves, uses = traced.leaves, choice.uses
 
     def value_of(dense: dict[int, Any], taps: list[jax.Array]) -> Any:
         args = [tables[i] if i in tables else dense[i] for i in range(len(leaves))]
@@ -186,7 +211,7 @@ def _gradients(
     reads = list(zip(uses.reads, ids, rows, strict=True))
     for i, table in tables.items():
         mine = [read for read in reads if read[0].table == i]
-        gradients[i] = _row_sparse(table.value, row_axes[i], mine)
+        gradients[i] = _row_sparse(table, mine)
     result = (value, aux) if traced.has_aux else value
     return result, [gradients[i] for i in range(len(leaves))]
 
@@ -208,16 +233,13 @@ def _after(rows: list[jax.Array], others: Any) -> list[jax.Array]:
 
 
 def _row_sparse(
-    table: jax.Array,
-    row_axes: int,
-    reads: list[tuple[Read, jax.Array, jax.Array]],
+    table: Table, reads: list[tuple[Read, jax.Array, jax.Array]]
 ) -> RowSparse:
     """The gradient of ``table`` from the ids and the derivatives of each read."""
     parts = []
     for dtypes in dict.fromkeys(read.rounded_to for read, *_ in reads) or [()]:
         part = _entries(
             table,
-            row_axes,
             [(ids, rows) for read, ids, rows in reads if read.rounded_to == dtypes],
         )
         # Where the table was cast twice, its derivative is too.
@@ -227,17 +249,18 @@ def _row_sparse(
     return sum(parts[1:], parts[0])
 
 
-def _entries(
-    table: jax.Array, row_axes: int, reads: list[tuple[jax.Array, jax.Array]]
-) -> RowSparse:
+def _entries(table: Table, reads: list[tuple[jax.Array, jax.Array]]) -> RowSparse:
     """Of all reads, one after the other, as precise as the most precise of them."""
-    row, real = table.shape[row_axes:], not jnp.iscomplexobj(table)
-    ids = [ids.reshape(-1) for ids, _ in reads] or [jnp.zeros(0, jnp.int32)]
-    rows = [jnp.zeros((0, *row), table.dtype)]
-    for (_, read_rows), flat in zip(reads, ids, strict=False):
-        read_rows = read_rows.reshape(flat.size, *row)
-        rows.append(read_rows.real if real else read_rows)
+    axes = table.row_axes or 1
+    row, real = table.shape[axes:], not jnp.issubdtype(table.dtype, jnp.complexfloating)
+    nothing = jnp.zeros(0, jnp.int32), jnp.zeros((0, *row), table.dtype)
+    parts = []
+    for ids, rows in reads or [nothing]:
+        rows = rows.reshape(*ids.shape, *row)
+        parts.append((ids, rows.real if real else rows))
     # Not rounded to the table's dtype: their sums will be.
-    dtype = widest(*(part.dtype for part in rows))
-    entries = jnp.concatenate([part.astype(dtype) for part in rows])
-    return RowSparse(jnp.concatenate(ids), entries, table.shape)
+    dtype = widest(table.dtype, *(rows.dtype for _, rows in parts))
+    parts = [(ids, rows.astype(dtype)) for ids, rows in parts]
+    num_rows = math.prod(table.shape[:axes])
+    ids, entries = join(parts, num_rows, table.row_sharding)
+    return RowSparse.on_devices(ids, entries, table.shape, table.row_sharding)

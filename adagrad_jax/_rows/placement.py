@@ -35,7 +35,9 @@ def varying_as(tree: Tree, *others: Any) -> Tree:
 
 
 def with_automatic_axes(
-    function: Callable[..., Result], args: tuple[Any, ...], like: Any = None
+    function: Callable[..., Result],
+    args: tuple[Any, ...],
+    specs: Any = None,
 ) -> Result:
     """``function(*args)``, in which XLA decides where arrays lie.
 
@@ -44,25 +46,25 @@ def with_automatic_axes(
     Args:
       function: What to call.
       args: Trees of arrays.
-      like: A tree like the result, of arrays as which it is to be sharded; None, for
-        all of it on every device.
+      specs: How the result is to be sharded, a tree or its beginning; or else all of it
+        is on every device.
     """
     meshes = [jax.typeof(x).sharding.mesh for x in jax.tree.leaves(args)]
     explicit = [mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types]
     if not explicit:
         return function(*args)
     mesh = explicit[0]
-
-    def sharding_of(x: Any) -> NamedSharding:
-        return NamedSharding(mesh, jax.typeof(x).sharding.spec)
-
-    shardings = NamedSharding(mesh, PartitionSpec())
-    if like is not None:
-        shardings = jax.tree.map(sharding_of, like)
+    specs = PartitionSpec() if specs is None else specs
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     automatic: Any = jax.sharding.auto_axes(
         function, axes=mesh.explicit_axes, out_sharding=shardings
     )
     return automatic(*args)
+
+
+def spec_of(x: jax.Array) -> PartitionSpec:
+    """How it lies, as far as its type tells."""
+    return jax.typeof(x).sharding.spec
 
 
 def gathered(x: jax.Array) -> jax.Array:

@@ -217,6 +217,7 @@ def _is_lookup(view: View) -> bool:
     return (
         isinstance(x, Table)
         and x.number is not None
+        and x.row_sharding is None
         and x.row_axes in (None, 1)
         and numbers.start_index_map == (0,)
         and numbers.collapsed_slice_dims == (0,)

@@ -1,7 +1,6 @@
 """The gradient of a table of which only some rows were read."""
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +13,33 @@ from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.distinct import Distinct, find_distinct
+from adagrad_jax._rows.distinct import Distinct, find_distinct, of_slots
+from adagrad_jax._rows.exchange import (
+    Arrived,
+    arrive,
+    entries_of,
+    fold_arrived,
+    join,
+)
 from adagrad_jax._rows.fold import (
     ROW_NUMBERS,
-    Carry,
-    Place,
+    Reduction,
     Stage,
     Sums,
     all_rows,
+    before_all,
     fold,
     index_of,
     result_of,
-    set_rows,
-    take_rows,
+    to_visit,
 )
-from adagrad_jax._rows.placement import gathered
+from adagrad_jax._rows.parts import (
+    check_inexact,
+    check_parts,
+    row_or_none,
+    scalar,
+)
+from adagrad_jax._rows.row_sharding import RowSharding
 
 
 class _OpaqueType(type):
@@ -117,7 +128,7 @@ class RowSparse(metaclass=_OpaqueType):
             empty = isinstance(ids, list | tuple) and not ids
             ids = np.asarray(ids, np.int32 if empty else None)
         values, shape = jnp.asarray(values), tuple(shape)
-        _check_parts(ids, values, shape)
+        check_parts(ids, values, shape)
         self.shape = shape
         self.row_axes = len(shape) - values.ndim + 1
         # Of the rows as they will be, and of the sums that they are made of. Entries
@@ -128,7 +139,23 @@ class RowSparse(metaclass=_OpaqueType):
         # Known once the entries have been grouped by row, and what to do to each row's
         # sum after that: put off until the row is visited, a block of rows at a time.
         self._distinct: Distinct | None = None
+        self._arrived: Arrived | None = None
         self._stages: tuple[Stage, ...] = ()
+        # Where the table's rows lie, if they do so on several devices.
+        self.row_sharding: RowSharding | None = None
+
+    @classmethod
+    def on_devices(
+        cls,
+        ids: jax.Array,
+        values: jax.Array,
+        shape: tuple[int, ...],
+        row_sharding: RowSharding | None,
+    ) -> "RowSparse":
+        """Of a table whose rows lie so."""
+        result = cls(ids, values, shape)
+        result.row_sharding = row_sharding
+        return result
 
     @property
     def ids(self) -> jax.Array:
@@ -184,7 +211,7 @@ class RowSparse(metaclass=_OpaqueType):
         n = self._ids.size
         most = n if is_symbolic_dim(n) else min(n, self.num_rows)
         order = jnp.argsort(rows._ids)[:most]
-        return RowSparse(rows._ids[order], rows._entries[order], self.shape)
+        return self._of(rows._ids[order], rows._entries[order])
 
     def to_dense(self) -> jax.Array:
         """An ordinary array, as large as the table."""
@@ -232,10 +259,10 @@ class RowSparse(metaclass=_OpaqueType):
     def astype(self, dtype: DTypeLike) -> "RowSparse":
         """The same in another dtype, to which the sum of each row is rounded once."""
         like = jnp.zeros((), dtype)
-        _check_inexact("dtype", like.dtype)
+        check_inexact("dtype", like.dtype)
         if self.dtype == like.dtype:
             return self
-        if self._distinct is not None or self.dtype != self._entries.dtype:
+        if self._is_grouped or self.dtype != self._entries.dtype:
             return self._put_off(_convert, like)
         # Entries are left as precise as they are.
         result = copy.copy(self)
@@ -247,12 +274,12 @@ class RowSparse(metaclass=_OpaqueType):
         return self * -1
 
     def __mul__(self, factor: Any) -> "RowSparse":
-        return self._each_row(_multiply, _scalar("multiplied", factor))
+        return self._each_row(_multiply, scalar("multiplied", factor))
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: Any) -> "RowSparse":
-        return self._each_row(_divide, _scalar("divided", divisor))
+        return self._each_row(_divide, scalar("divided", divisor))
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, RowSparse):
@@ -304,15 +331,47 @@ class RowSparse(metaclass=_OpaqueType):
         """
         return self._put_off(function, ROW_NUMBERS, *operands)
 
-    def fold(self, step: Callable[..., Carry], carry: Carry, *operands: Any) -> Carry:
-        """``carry`` after ``step(carry, rows, place, *operands)`` for all rows.
+    def visited(
+        self,
+        function: Callable[..., tuple[Any, Any, Any]],
+        reduction: Reduction,
+        tables: Any,
+        operands: tuple[Any, ...] = (),
+    ) -> tuple[Any, Any, Any]:
+        """:class:`Visited`, by :class:`Visit`; other rows as a :class:`RowSparse`."""
+        visit, operands = to_visit(self._stages, function, reduction, tables, operands)
+        if self.row_sharding is not None:
+            result = fold_arrived(visit, self._arrive(), tables, operands)
+            return self._with_arrived(result.mapped), *result[1:]
+        sums = self._sums()
+        if self.num_rows:
+            result = fold(visit, sums, tables, operands)
+        else:
+            result = before_all(visit, sums, sums.distinct.ids.size, tables, operands)
+        mapped, tables, totals = result
+        return self._with_rows(mapped), tables, totals
 
-        Each distinct row comes once, its entries summed, some rows at a time; ``step``,
-        hashable, must not mind if one of these is there twice (see :class:`Place`).
-        """
-        if not self.num_rows:
-            return carry
-        return fold(step, carry, self._sums(), self._stages, operands)
+    def _with_rows(self, mapped: Any) -> Any:
+        """With another row for each slot."""
+        if not isinstance(mapped, jax.Array):
+            return mapped
+        distinct = self._find_distinct()
+        result = RowSparse(distinct.ids, mapped, self.shape)
+        # Every slot's row stands for itself: there is nothing to find anew.
+        result._distinct = of_slots(distinct)
+        return result
+
+    def _with_arrived(self, arrived: Any) -> Any:
+        if not isinstance(arrived, Arrived):
+            return arrived
+        result = copy.copy(self)
+        result._arrived, result._stages = arrived, ()
+        result.dtype = result._sum_dtype = arrived.first.dtype
+        return result
+
+    def with_values(self, values: jax.Array) -> "RowSparse":
+        """The same, with others in the place of its :attr:`values`."""
+        return self._of(self.ids, values).astype(self.dtype)
 
     def summed(self) -> "RowSparse":
         """The same with each row once, in any order; see :meth:`coalesce`."""
@@ -321,8 +380,26 @@ class RowSparse(metaclass=_OpaqueType):
     def grouped(self) -> "RowSparse":
         """The same, with its distinct rows found once for all that will visit them."""
         result = copy.copy(self)
-        result._distinct = self._find_distinct()
+        if self.row_sharding is not None:
+            result._arrived = self._arrive()
+        else:
+            result._distinct = self._find_distinct()
         return result
+
+    @property
+    def _is_grouped(self) -> bool:
+        return self._distinct is not None or self._arrived is not None
+
+    def _arrive(self) -> Any:
+        """Its entries at the devices that have the rows."""
+        if self._arrived is not None:
+            return self._arrived
+        how = self.num_rows, self.row_axes, self._sum_dtype, self.row_sharding
+        return arrive(self._ids, self._entries, *how)
+
+    def _of(self, ids: jax.Array, values: jax.Array) -> "RowSparse":
+        """Other entries, of the same table."""
+        return RowSparse.on_devices(ids, values, self.shape, self.row_sharding)
 
     def _sums(self) -> Sums:
         distinct = self._find_distinct()
@@ -333,6 +410,9 @@ class RowSparse(metaclass=_OpaqueType):
 
     def _materialized(self) -> "RowSparse":
         """The same, with nothing left to be done to its rows, nor to group them."""
+        if self._arrived is not None:
+            mapped, _, _ = self.visited(_same, "sum", ())
+            return self._of(*entries_of(mapped._arrived))
         if self._distinct is None:
             return self
         ids, rows = self._distinct.ids, all_rows(self._sums(), self._stages)
@@ -341,9 +421,9 @@ class RowSparse(metaclass=_OpaqueType):
 
     def _each_row(self, function: Callable[..., jax.Array], operand: Any) -> Any:
         """Of a function that is linear: of each entry, where nothing is put off."""
-        if self._distinct is not None or self.dtype != self._entries.dtype:
+        if self._is_grouped or self.dtype != self._entries.dtype:
             return self._put_off(function, operand)
-        return RowSparse(self._ids, function(self._entries, operand), self.shape)
+        return self._of(self._ids, function(self._entries, operand))
 
     def _put_off(
         self, function: Callable[..., jax.Array], *operands: Any
@@ -370,9 +450,10 @@ class RowSparse(metaclass=_OpaqueType):
         axes = max(self.row_axes, other.row_axes)
         parts = [part._materialized()._of_smaller_rows(axes) for part in (self, other)]
         wide = widest(*(part._entries.dtype for part in parts))
-        ids = [gathered(part._ids) for part in parts]
-        values = [gathered(part._entries.astype(wide)) for part in parts]
-        total = RowSparse(jnp.concatenate(ids), jnp.concatenate(values), self.shape)
+        pairs = [(part._ids, part._entries.astype(wide)) for part in parts]
+        by_rows = self.row_sharding or other.row_sharding
+        ids, values = join(pairs, math.prod(self.shape[:axes]), by_rows)
+        total = RowSparse.on_devices(ids, values, self.shape, by_rows)
         return total.astype(widest(*(part.dtype for part in parts)))
 
     def _of_smaller_rows(self, row_axes: int) -> "RowSparse":
@@ -384,7 +465,7 @@ class RowSparse(metaclass=_OpaqueType):
         ids = self._ids[:, None] * inside + jnp.arange(inside, dtype=jnp.int32)[None]
         ids = jnp.where(named, ids, self.num_rows * inside).ravel()
         values = self._entries.reshape(-1, *self.shape[row_axes:])
-        return RowSparse(ids, values, self.shape).astype(self.dtype)
+        return self._of(ids, values).astype(self.dtype)
 
     def _added_to(self, dense: jax.Array) -> jax.Array:
         if dense.shape != self.shape:
@@ -394,40 +475,15 @@ class RowSparse(metaclass=_OpaqueType):
             )
         zero = jax.ShapeDtypeStruct((), self.dtype)
         dtype = jax.eval_shape(jnp.add, dense, zero).dtype
-        return self.fold(_add_to_rows, dense.astype(dtype))
+        return self.visited(_add_to_rows, "sum", dense.astype(dtype))[1]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Packed:
-    """A :class:`RowSparse` as a pytree: for ``jax.jit``, nothing of it is lost."""
-
-    ids: jax.Array
-    values: jax.Array
-    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    dtype: Any = dataclasses.field(metadata={"static": True})
-
-    @classmethod
-    def of(cls, gradient: RowSparse) -> "Packed":
-        return cls(gradient.ids, gradient.values, gradient.shape, gradient.dtype)
-
-    def unpacked(self) -> RowSparse:
-        return RowSparse(self.ids, self.values, self.shape).astype(self.dtype)
+def _same(rows: jax.Array, tables: Any) -> tuple[jax.Array, Any, Any]:
+    return rows, tables, ()
 
 
-def _add_to_rows(table: jax.Array, rows: jax.Array, place: Place) -> jax.Array:
-    old = take_rows(table, place)
-    return set_rows(table, place, old, old + rows)
-
-
-def row_or_none(ids: jax.Array | np.ndarray, num_rows: int) -> jax.Array:
-    """int32, and ``num_rows`` where ids are out of range."""
-    if num_rows == 0:  # an unsigned dtype has no -1 to compare with
-        return jnp.zeros(ids.shape, jnp.int32)
-    # A narrow dtype may not be able to hold the last row's number.
-    last = min(num_rows - 1, jnp.iinfo(ids.dtype).max)
-    within = (ids >= 0) & (ids <= last)
-    return jnp.where(within, ids.astype(jnp.int32), num_rows)
+def _add_to_rows(rows: jax.Array, table: jax.Array) -> tuple[Any, jax.Array, Any]:
+    return (), table + rows, ()
 
 
 def _multiply(rows: jax.Array, factor: ArrayLike) -> jax.Array:
@@ -440,50 +496,3 @@ def _divide(rows: jax.Array, divisor: ArrayLike) -> jax.Array:
 
 def _convert(rows: jax.Array, like: jax.Array) -> jax.Array:
     return rows.astype(like.dtype)
-
-
-def _scalar(done: str, value: Any) -> ArrayLike:
-    is_number = isinstance(value, int | float | complex | np.number)
-    if is_number or (isinstance(value, jax.Array | np.ndarray) and value.ndim == 0):
-        return value
-    raise TypeError(
-        f"a RowSparse can be {done} by a scalar only, got {value!r} of type "
-        f"{type(value).__name__}; .to_dense() is an ordinary array."
-    )
-
-
-def _check_inexact(name: str, dtype: DTypeLike) -> None:
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(
-            f"`{name}` must be floating-point or complex, got dtype {dtype}."
-        )
-
-
-def _check_parts(
-    ids: jax.Array | np.ndarray, values: jax.Array, shape: tuple[int, ...]
-) -> None:
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(
-            f"`ids` must be integers, got dtype {ids.dtype}; convert them where they "
-            "are made, so that no row is lost to rounding."
-        )
-    _check_inexact("values", values.dtype)
-    if ids.ndim != 1:
-        raise ValueError(
-            f"`ids` must be of one axis, got shape {ids.shape}; pass ids.ravel() and "
-            "values.reshape(-1, *shape[row_axes:])."
-        )
-    row_axes = len(shape) - values.ndim + 1
-    if not shape or not 1 <= row_axes <= len(shape):
-        row_axes = 1  # what is most often meant
-    if not shape or math.prod(shape[:row_axes]) > jnp.iinfo(jnp.int32).max:
-        raise ValueError(
-            f"`shape` must have a first axis of rows, fewer than 2**31, got {shape}"
-            f"{f', with {row_axes} axes that name a row' if row_axes > 1 else ''}."
-        )
-    if values.shape != (ids.size, *shape[row_axes:]):
-        raise ValueError(
-            f"`values` must be of shape {(ids.size, *shape[1:])}, for {ids.size} ids "
-            f"and a table of shape {shape} (or, where several of its first axes name a "
-            f"row, of the axes after them), got {values.shape}."
-        )

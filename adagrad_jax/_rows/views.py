@@ -21,6 +21,9 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from adagrad_jax._rows.exchange import read_rows
+from adagrad_jax._rows.row_sharding import RowSharding
+
 LONGEST_ROW = 1024
 """Numbers along the last axis up to which it is a row's own, though it is indexed too.
 
@@ -42,11 +45,13 @@ class Table:
       value: The array; where nothing is computed, its type.
       row_axes: How many of its leading axes name a row; None if that is what we are to
         find out.
+      row_sharding: Which device has which rows, if that is ours to mind.
     """
 
     number: int | None
     value: Any
     row_axes: int | None = None
+    row_sharding: RowSharding | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -210,7 +215,7 @@ def takes(*names: str) -> Callable[[Take], Take]:
 def take(x: Any, places: Places, reader: Reader) -> jax.Array:
     """The rows of ``x`` at ``places``: ``(n, ...)``, with the axes that are whole."""
     if isinstance(x, Table):
-        if x.number is not None:
+        if x.number is not None or x.row_sharding is not None:
             return _take_rows(x, places, reader)
         x = x.value
     if isinstance(x, View):
@@ -272,9 +277,14 @@ def _take_rows(table: Table, places: Places, reader: Reader) -> jax.Array:
         ids = ids * size + index
     if places.live is not None:
         ids = jnp.where(places.live, ids, num_rows)
-    whole = (None,) * (len(table.shape) - k)
-    rows = take_array(table.value, places.at((*places.indices[:k], *whole)))
-    rows = reader(table, cast(rows, places.dtypes), ids, places)
+    if table.row_sharding is not None:
+        rows = read_rows(table.value, ids, k, table.row_sharding)
+    else:
+        whole = (None,) * (len(table.shape) - k)
+        rows = take_array(table.value, places.at((*places.indices[:k], *whole)))
+    rows = cast(rows, places.dtypes)
+    if table.number is not None:
+        rows = reader(table, rows, ids, places)
     inside = places.indices[k:]
     if all(index is None for index in inside):
         return rows

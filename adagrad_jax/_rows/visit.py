@@ -23,22 +23,14 @@ that who uses it need not tell the two kinds apart.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 
 from adagrad_jax._precision import squared_magnitude
-from adagrad_jax._rows.distinct import of_slots
-from adagrad_jax._rows.fold import (
-    ROW_NUMBERS,
-    Place,
-    RowsOf,
-    set_rows,
-    take_rows,
-)
+from adagrad_jax._rows.fold import ROW_NUMBERS, Reduction, RowsOf
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._trees import LeafError
 
@@ -93,7 +85,7 @@ def replace_rows(
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     if isinstance(gradient, RowSparse):
         _check_rows(gradient, (RowsOf(tables), *operands))
-        return gradient.fold(_Replace(function), tables, *operands)
+        return gradient.visited(_Replace(function), "sum", tables, operands)[1]
     gradient = jnp.asarray(gradient)
     return function(gradient, tables, *_at_all_rows(gradient, operands))
 
@@ -114,8 +106,8 @@ def map_and_replace_rows(
       *operands: Whole, or marked.
     """
     if isinstance(gradient, RowSparse):
-        gradient, tables = _map_and_replace(gradient, function, tables, operands)
-        return gradient, tables
+        function = _WithoutTerms(function)
+        return map_replace_and_total(gradient, function, "sum", tables, *operands)[:2]
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     gradient = jnp.asarray(gradient)
     return function(gradient, tables, *_at_all_rows(gradient, operands))
@@ -124,7 +116,7 @@ def map_and_replace_rows(
 def total(
     gradient: RowSparse,
     function: Callable[..., Any],
-    reduction: Literal["sum", "max"],
+    reduction: Reduction,
     *operands: Any,
 ) -> Any:
     """What ``function(rows, *operands)`` gives, over all rows.
@@ -139,8 +131,7 @@ def total(
     """
     operands = _as_arrays(operands)
     _check_rows(gradient, operands)
-    nothing = _nothing(gradient._result_of(function, operands), reduction)
-    return gradient.fold(_Total(function, reduction), nothing, *operands)
+    return gradient.visited(_Total(function), reduction, (), operands)[2]
 
 
 def map_entries(function: Callable[[Any], Any], gradients: Any) -> Any:
@@ -153,11 +144,7 @@ def map_entries(function: Callable[[Any], Any], gradients: Any) -> Any:
         lambda g: g.values if isinstance(g, RowSparse) else g, gradients
     )
     return jax.tree.map(
-        lambda g, new: (
-            RowSparse(g.ids, new, g.shape).astype(g.dtype)
-            if isinstance(g, RowSparse)
-            else new
-        ),
+        lambda g, new: g.with_values(new) if isinstance(g, RowSparse) else new,
         gradients,
         function(entries),
     )
@@ -173,7 +160,7 @@ def sum_of_squares(gradient: Any, dtype: DTypeLike) -> jax.Array:
 def map_replace_and_total(
     gradient: RowSparse,
     function: Callable[..., tuple[jax.Array, Tables, Any]],
-    reduction: Literal["sum", "max"],
+    reduction: Reduction,
     tables: Tables,
     *operands: Any,
 ) -> tuple[RowSparse, Tables, Any]:
@@ -182,102 +169,33 @@ def map_replace_and_total(
     In two visits the tables, read by one and changed by the other, would be copied.
     ``function`` gives new rows of both, and what is to be summed up of each row.
     """
-    return _map_and_replace(gradient, function, tables, operands, reduction)
-
-
-def _map_and_replace(
-    gradient: RowSparse,
-    function: Callable[..., Any],
-    tables: Any,
-    operands: tuple[Any, ...],
-    reduction: Literal["sum", "max"] = "sum",
-) -> tuple[Any, ...]:
-    """Other rows in both, and the totals of whatever more ``function`` gives."""
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     _check_rows(gradient, (RowsOf(tables), *operands))
-    gradient = gradient.grouped()
-    distinct = gradient._find_distinct()
-    mapped, _, *terms = gradient._result_of(function, (RowsOf(tables), *operands))
-    room = jnp.zeros((distinct.ids.size, *mapped.shape[1:]), mapped.dtype)
-    carry = tables, room, _nothing(terms, reduction)
-    step = _MapAndReplace(function, reduction)
-    tables, rows, totals = gradient.fold(step, carry, *operands)
-    # Every slot's row now stands for itself: there is nothing to find anew.
-    result = RowSparse(distinct.ids, rows, gradient.shape)
-    result._distinct = of_slots(distinct)
-    return result, tables, *totals
-
-
-def _nothing(terms: Any, reduction: Literal["sum", "max"]) -> Any:
-    return jax.tree.map(
-        lambda x: jnp.full(x.shape[1:], _NOTHING[reduction], x.dtype), terms
-    )
-
-
-_NOTHING = {"sum": 0, "max": -jnp.inf}
+    return gradient.visited(function, reduction, tables, operands)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Replace:
     function: Callable[..., Any]
 
-    def __call__(
-        self, tables: Any, rows: jax.Array, place: Place, *operands: Any
-    ) -> Any:
-        old = jax.tree.map(lambda table: take_rows(table, place), tables)
-        new = self.function(rows, old, *operands)
-        return _set(tables, place, old, new)
+    def __call__(self, rows: jax.Array, tables: Any, *operands: Any) -> Any:
+        return (), self.function(rows, tables, *operands), ()
 
 
 @dataclasses.dataclass(frozen=True)
-class _MapAndReplace:
+class _WithoutTerms:
     function: Callable[..., Any]
-    reduction: Literal["sum", "max"]
 
-    def __call__(
-        self,
-        carry: tuple[Any, jax.Array, Any],
-        rows: jax.Array,
-        place: Place,
-        *operands: Any,
-    ) -> tuple[Any, jax.Array, Any]:
-        tables, mapped, so_far = carry
-        old = jax.tree.map(lambda table: take_rows(table, place), tables)
-        rows, new, *terms = self.function(rows, old, *operands)
-        mapped = lax.dynamic_update_slice_in_dim(mapped, rows, place.first_slot, 0)
-        totals = _include(so_far, terms, place.in_use, self.reduction)
-        return _set(tables, place, old, new), mapped, totals
-
-
-def _set(tables: Any, place: Place, old: Any, new: Any) -> Any:
-    return jax.tree.map(
-        lambda *args: set_rows(args[0], place, *args[1:]), tables, old, new
-    )
+    def __call__(self, rows: jax.Array, tables: Any, *operands: Any) -> Any:
+        return *self.function(rows, tables, *operands), ()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Total:
     function: Callable[..., Any]
-    reduction: Literal["sum", "max"]
 
-    def __call__(
-        self, so_far: Any, rows: jax.Array, place: Place, *operands: Any
-    ) -> Any:
-        terms = self.function(rows, *operands)
-        return _include(so_far, terms, place.in_use, self.reduction)
-
-
-def _include(
-    so_far: Any, terms: Any, in_use: jax.Array, reduction: Literal["sum", "max"]
-) -> Any:
-    def one(so_far: jax.Array, terms: jax.Array) -> jax.Array:
-        named = jnp.expand_dims(in_use, range(1, terms.ndim))
-        terms = jnp.where(named, terms, _NOTHING[reduction])
-        if reduction == "sum":
-            return so_far + jnp.sum(terms, axis=0)
-        return jnp.maximum(so_far, jnp.max(terms, axis=0))
-
-    return jax.tree.map(one, so_far, terms)
+    def __call__(self, rows: jax.Array, tables: Any, *operands: Any) -> Any:
+        return (), tables, self.function(rows, *operands)
 
 
 @dataclasses.dataclass(frozen=True)

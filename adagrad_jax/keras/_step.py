@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._decay import decayed_rate
-from adagrad_jax._rows.row_sparse import Packed, RowSparse
+from adagrad_jax._rows.packed import Packed
+from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax.keras._built import Built
 from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
 from adagrad_jax.keras._variable import Cell, Variable, arrays_lock

@@ -1,5 +1,6 @@
 """Training on several devices: sums over them, and tables that no one of them holds."""
 
+from adagrad_jax._rows.forward import with_rows as with_rows
 from adagrad_jax._rows.row_sharding import RowSharding as RowSharding
 from adagrad_jax.sharding._fingerprint import check_fingerprint as check_fingerprint
 from adagrad_jax.sharding._fingerprint import fingerprint as fingerprint
@@ -18,4 +19,5 @@ __all__ = [
     "pmean",
     "psum",
     "shard_rows",
+    "with_rows",
 ]

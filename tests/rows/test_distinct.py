@@ -139,8 +139,9 @@ def accelerator_form(monkeypatch):
         find_distinct = distinct_rows.find_distinct
         find_distinct = getattr(find_distinct, "__wrapped__", find_distinct)
         monkeypatch.setattr(module, "find_distinct", find_distinct)
-    for name in ("_fold", "_all_rows"):
+    for name in ("fold", "_all_rows"):
         monkeypatch.setattr(folding, name, getattr(folding, name).__wrapped__)
+    monkeypatch.setattr(row_sparse, "fold", folding.fold)
 
 
 @pytest.fixture(params=["cpu", "accelerator"])
@@ -150,14 +151,19 @@ def form(request, monkeypatch):
     return request.param
 
 
-def count_and_add(carry, rows, place, factor):
-    """Of each slot in use, and that the others repeat one of them."""
-    visits, table = carry
-    ids = jnp.where(place.in_use, place.ids, len(visits))
-    repeated = table.at[place.ids].get() + factor * rows
-    table = table.at[ids].add(factor * rows, mode="drop")
-    wrong = jnp.any(table[place.ids] != repeated) & jnp.any(place.in_use)
-    return visits.at[ids].add(1 + wrong.astype(int), mode="drop"), table
+def count_and_add(rows, tables, factor):
+    """Of each slot in use; the others repeat one of them, or they would spoil it."""
+    visits, table = tables
+    return (), (visits + 1, table + factor * rows), jnp.ones(len(rows))
+
+
+def counted(sums, num_rows, factor, stages=()):
+    """How often each row was visited, what was added to it, and how many there were."""
+    tables = jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))
+    visit, operands = folding.to_visit(stages, count_and_add, "sum", tables, (factor,))
+    visited = folding.fold(visit, sums, tables, operands)
+    assert visited.mapped == ()
+    return *visited.tables, visited.totals
 
 
 def double(rows, factor):
@@ -181,26 +187,25 @@ def test_fold_visits_each_row_once(form, n, num_rows):
     @jax.jit
     def run(ids, entries):
         distinct = distinct_rows.find_distinct(ids, num_rows)
-        start = jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))
         stages = ((double, (jnp.float32(2.0),)), (add_id, (folding.ROW_NUMBERS,)))
-        operands = (jnp.float32(3.0),)
         sums = folding.Sums(entries, distinct, 1, entries.dtype)
         rows = folding.all_rows(sums, stages)
-        folded = folding.fold(count_and_add, start, sums, stages, operands)
+        folded = counted(sums, num_rows, jnp.float32(3.0), stages)
         return folded, rows, distinct
 
-    (visits, table), rows, distinct = run(ids, entries)
+    (visits, table, number), rows, distinct = run(ids, entries)
     unique, sums = sums_of(ids[ids < num_rows], entries[ids < num_rows])
     expected = np.zeros((num_rows, 2))
     expected[unique] = 2 * sums + unique[:, None]
     np.testing.assert_array_equal(visits, np.isin(np.arange(num_rows), unique))
     np.testing.assert_array_equal(table, 3 * expected)
+    assert number == len(unique)
     for row, i in zip(*map(np.asarray, (rows, distinct.ids)), strict=True):
         if i < num_rows:
             np.testing.assert_array_equal(row, expected[i])
     again = run(ids, entries)
     jax.tree.map(
-        np.testing.assert_array_equal, again, ((visits, table), rows, distinct)
+        np.testing.assert_array_equal, again, ((visits, table, number), rows, distinct)
     )
 
 
@@ -211,12 +216,9 @@ def test_a_block_that_is_not_full_is_the_last(form):
         ids = np.arange(n, dtype=np.int32) % used
         entries = np.ones((n, 2), np.float32)
         distinct = distinct_rows.find_distinct(jnp.asarray(ids), num_rows)
-        visits, table = folding.fold(
-            count_and_add,
-            (jnp.zeros(num_rows, jnp.int32), jnp.zeros((num_rows, 2))),
-            folding.Sums(jnp.asarray(entries), distinct, 1, jnp.float32),
-            operands=(jnp.float32(1.0),),
-        )
+        sums = folding.Sums(jnp.asarray(entries), distinct, 1, jnp.float32)
+        visits, table, number = counted(sums, num_rows, jnp.float32(1.0))
+        assert number == used
         np.testing.assert_array_equal(visits, np.arange(num_rows) < used)
         np.testing.assert_array_equal(table[:, 0], np.bincount(ids, minlength=num_rows))
 
@@ -346,13 +348,8 @@ def test_a_checker_would_find_one():
 def test_exports(platform, n):
     def run(ids, entries):
         distinct = distinct_rows.find_distinct(ids, 50)
-        start = jnp.zeros(50, jnp.int32), jnp.zeros((50, 2))
-        operands = (jnp.float32(1.0),)
         sums = folding.Sums(entries, distinct, 1, entries.dtype)
-        return (
-            folding.fold(count_and_add, start, sums, operands=operands),
-            folding.all_rows(sums),
-        )
+        return counted(sums, 50, jnp.float32(1.0)), folding.all_rows(sums)
 
     args = jnp.zeros(n, jnp.int32), jnp.zeros((n, 2))
     exported = jax.export.export(jax.jit(run), platforms=[platform])(*args)

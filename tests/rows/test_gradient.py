@@ -27,7 +27,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import adagrad_jax as aj
-from adagrad_jax._rows.row_sparse import Packed
+from adagrad_jax._rows.packed import Packed
 from tests.compiling import FUSED_AS_USUAL
 
 V, D = 32, 4

@@ -16,6 +16,7 @@ from jax.experimental.sparse import BCOO
 
 import adagrad_jax as aj
 from adagrad_jax._rows import row_sparse
+from adagrad_jax._rows.packed import Packed
 
 SHAPE = (4, 2)
 IDS = [2, 0, 2, 4, -1]
@@ -565,15 +566,15 @@ def test_values_of_no_row_are_zero_once_rows_were_found():
         assert np.all(np.asarray(found.values)[np.asarray(found.ids) == 4] == 0)
 
 
-def add_up(total, rows, place, factor):
-    within = place.in_use[:, None]
-    return total + factor * jnp.sum(jnp.where(within, rows, 0), axis=0)
+def scaled_rows(rows, tables, factor):
+    return (), tables, factor * rows
 
 
-def test_fold_visits_the_rows(rows):
-    total = rows.fold(add_up, jnp.zeros(2), jnp.float32(10.0))
+def test_a_visit_sums_up(rows):
+    factor = (jnp.float32(10.0),)
+    *_, total = rows.visited(scaled_rows, "sum", (), factor)
     np.testing.assert_array_equal(total, 10 * DENSE.sum(axis=0))
-    total = rows.then(twice).fold(add_up, jnp.zeros(2), jnp.float32(10.0))
+    *_, total = rows.then(twice).visited(scaled_rows, "sum", (), factor)
     np.testing.assert_array_equal(total, 20 * DENSE.sum(axis=0))
 
 
@@ -803,7 +804,7 @@ def test_rows_of_several_axes(axes, ids, jit):
         bcoo = (2 * rows).to_bcoo()
         assert (bcoo.n_sparse, bcoo.n_batch, bcoo.shape) == (axes, 0, STACKED)
         back = aj.RowSparse.from_bcoo(bcoo)
-        packed = row_sparse.Packed.of(rows).unpacked()
+        packed = Packed.of(rows).unpacked()
         assert back.row_axes == packed.row_axes == axes
         once, array = rows.coalesce(), jnp.ones(STACKED) + rows
         sums = [x.to_dense() for x in (rows, packed, rows.then(twice), once)]
