@@ -12,29 +12,38 @@ from jax.core import Tracer
 _SIGNED = ("average", "gradient_sum")
 
 
-def to_numpy(array: Any) -> np.ndarray:
+def to_numpy(value: Any, what: str = "an array") -> np.ndarray:
+    array = value
     if hasattr(array, "detach"):  # a PyTorch tensor, which may be anywhere
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":  # which NumPy lacks
             array = array.float()
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError:  # a list of lists that differ in length
+        array = np.asarray(None)
     if not jnp.issubdtype(array.dtype, jnp.number):
-        raise TypeError(f"an array of numbers was expected, got {described(array)}.")
+        raise TypeError(
+            f"{what} must be of numbers, got {described(value)}, of dtype "
+            f"{array.dtype}."
+        )
     return array
 
 
 def to_number(value: Any) -> int:
-    array = to_numpy(value)
-    if array.shape != () or array < 0 or array != np.floor(array):
+    array = to_numpy(value, "a number of steps")
+    is_real = array.shape == () and not np.iscomplexobj(array)
+    if not is_real or array != np.floor(array) or not 0 <= array < 2**31:
         raise ValueError(
-            f"a number of steps must be one integer >= 0, got {described(value)}."
+            "a number of steps must be one integer from 0 to 2,147,483,647, got "
+            f"{array if array.shape == () else described(value)}."
         )
     return int(array)
 
 
 def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
     """A copy of the array, of the dtype of another, whose shape it must have."""
-    array = to_numpy(array)
+    array = to_numpy(array, f"{field} of {at_leaf(name)}")
     if array.shape != np.shape(like):
         raise ValueError(
             f"{field} of {at_leaf(name)} is to be of shape {np.shape(like)}, got "

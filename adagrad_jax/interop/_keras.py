@@ -240,8 +240,8 @@ def _called(weight: Any) -> str:
 
 
 def _array(weight: Any) -> np.ndarray:
-    return to_numpy(weight[1] if _is_pair(weight) else weight)
+    return to_numpy(weight[1] if _is_pair(weight) else weight, "each of `weights`")
 
 
 def _is_pair(weight: Any) -> bool:
-    return isinstance(weight, tuple) and isinstance(weight[0], str)
+    return isinstance(weight, tuple) and len(weight) == 2 and isinstance(weight[0], str)

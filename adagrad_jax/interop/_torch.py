@@ -61,8 +61,9 @@ def from_torch(
       A state like ``state``.
 
     Raises:
-      TypeError: If ``state_dict`` is none, or the state keeps of some leaf something
-        that is not shaped like it or like its rows (:class:`adagrad_jax.SM3`).
+      TypeError: If ``state_dict`` is none, or has something other than numbers; if the
+        state keeps of some leaf something that is not shaped like it or like its rows
+        (:class:`adagrad_jax.SM3`).
       ValueError: If ``state_dict`` is another optimizer's or has other parameters or
         shapes, one twice, or the state of one in no group; if a path is unknown; if
         an accumulator is NaN or negative, or becomes infinite or 0 in our dtype; if a
@@ -100,7 +101,9 @@ def from_torch(
     entries = _entries(state_dict, names)
     all_axes = _all_axes(axes, found)
     arrays = {
-        name: _transposed(to_numpy(entry["sum"]), all_axes[name])
+        name: _transposed(
+            to_numpy(entry["sum"], f"sum of {at_leaf(name)}"), all_axes[name]
+        )
         for name, (_, entry) in entries.items()
     }
     steps = {
@@ -182,12 +185,11 @@ def _entries(
     state_dict: Any, names: list[str | None]
 ) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """For each leaf PyTorch's number of it, and what ``state_dict`` has under that."""
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(
-        state_dict
-    ):
+    if not _is_state_dict(state_dict):
         raise TypeError(
             "`state_dict` must be what the state_dict() of a PyTorch optimizer gives, "
-            f"with 'state' and 'param_groups', got {described(state_dict)}."
+            "with a dictionary 'state' and a list 'param_groups' of dictionaries with "
+            f"'params', got {described(state_dict)}."
         )
     numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
     _check_numbers(numbers, state_dict["state"], names)
@@ -197,7 +199,7 @@ def _entries(
         if name is None:
             continue
         entry = state_dict["state"].get(number, {})
-        if not {"step", "sum"} <= set(entry):
+        if not isinstance(entry, Mapping) or not {"step", "sum"} <= set(entry):
             raise ValueError(
                 f"`state_dict` must have 'step' and 'sum' for parameter {number}, "
                 f"which is {at_leaf(name)}, as torch.optim.Adagrad's does, got "
@@ -205,6 +207,17 @@ def _entries(
             )
         entries[name] = number, entry
     return entries
+
+
+def _is_state_dict(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not {"state", "param_groups"} <= set(value):
+        return False
+    groups = value["param_groups"]
+    return (
+        isinstance(value["state"], Mapping)
+        and isinstance(groups, list | tuple)
+        and all(isinstance(g, Mapping) and "params" in g for g in groups)
+    )
 
 
 def _check_numbers(numbers: list[Any], state: Any, names: list[str | None]) -> None:

@@ -130,6 +130,33 @@ def test_float16_is_too_coarse_for_what_float32_keeps(read):
     read(np.array([1.0, 6e-8]), FLOAT16)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [None, "x", [1, "a"], [[1], [2, 3]], True, np.array([True, False]), {}],
+)
+@pytest.mark.parametrize("read", [read_torch, read_keras, read_fbgemm])
+def test_what_is_of_no_numbers_is_not_read(read, odd):
+    what = "each of `weights`" if read is read_keras else r"of the leaf at \['w'\]"
+    with pytest.raises(TypeError, match=what + " must be of numbers, got .* of dtype"):
+        read(odd, FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "steps", [np.inf, np.nan, 1e30, 2**31, -1, 0.5, np.ones(1), 1 + 0j, "3", True]
+)
+def test_what_is_no_number_of_steps_is_not_read(steps):
+    message = "must be (one integer from 0 to|of numbers, got)"
+    with pytest.raises((ValueError, TypeError), match=message):
+        interop.from_torch(torch_state_dict([np.ones(2)], [1]), FLOAT32, W, step=steps)
+    there = torch_state_dict([np.ones(2)], [1])
+    there["state"][0]["step"] = steps
+    with pytest.raises((ValueError, TypeError), match=message):
+        interop.from_torch(there, FLOAT32, W)
+    if np.ndim(steps) == 0:
+        with pytest.raises((ValueError, TypeError), match=message):
+            interop.from_keras([steps, 0.1, np.ones(2)], FLOAT32, W)
+
+
 def test_averages_and_sums_of_gradients_have_any_sign():
     optimizer = aj.dialects.keras3(0.1, use_ema=True, gradient_accumulation_steps=2)
     weights = [2, 0.1, np.full(2, -3.0), np.full(2, -1e-60), np.ones(2)]
@@ -138,6 +165,22 @@ def test_averages_and_sums_of_gradients_have_any_sign():
 
 
 # PyTorch's numbers
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": None},
+        {"state": [1]},
+        {"param_groups": None},
+        {"param_groups": [None]},
+        {"param_groups": [{"lr": 0.1}]},
+    ],
+)
+def test_a_state_dict_is_one_of_pytorch(change):
+    state_dict = torch_state_dict([np.ones(2)], [1]) | change
+    with pytest.raises(TypeError, match="must be what the state_dict.* 'params', got"):
+        interop.from_torch(state_dict, FLOAT32, W)
 
 
 @pytest.mark.parametrize(
