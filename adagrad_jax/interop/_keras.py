@@ -219,9 +219,9 @@ def _groups(
     all_numbers = not any(array.ndim for array in weights)
     if names and all_numbers and not has_rate and not second:
         raise ValueError(
-            f"`weights` must have names where {listed(names)} may as well have a "
-            f"learning rate before as be numbers, got {len(weights)} arrays of shape "
-            "(); give Keras 3's optimizer.variables, or pairs ('accumulator', array)."
+            "`weights` must have names where a learning rate cannot be told from what "
+            f"is kept of {listed(names)}, got {len(weights)} arrays of shape (); give "
+            "Keras 3's optimizer.variables, or pairs ('accumulator', array)."
         )
     for kind, leaves in found.items():
         for name in names:
@@ -236,7 +236,7 @@ def _groups(
 def _called(weight: Any) -> str:
     """The name in a pair, or a variable's own, or nothing."""
     name = weight[0] if _is_pair(weight) else getattr(weight, "name", None)
-    return (name or "").rpartition("/")[2]
+    return (name or "").rpartition("/")[2].partition(":")[0]  # TensorFlow's end in :0
 
 
 def _array(weight: Any) -> np.ndarray:
