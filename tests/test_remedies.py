@@ -860,6 +860,34 @@ CASES = [
         [lambda: from_torch_large(jnp.float32)],
     ),
     (
+        "take the state of an Adagrad, from before its training went wrong.",
+        lambda: kept_there(np.array([np.nan, 1])),
+        [lambda: kept_there(np.array([np.inf, 1]))],
+    ),
+    (
+        "keep it in a dtype with smaller numbers, such as Diagonal(dtype=jnp.float32).",
+        lambda: kept_there(np.array([1e-9, 1]), jnp.float16),
+        [lambda: kept_there(np.array([1e-9, 1]), jnp.float32)],
+    ),
+    (
+        "leave it in one of the lists 'params'.",
+        lambda: grouped([0], [0]),
+        [lambda: grouped([0], [])],
+    ),
+    (
+        "take 'state' and 'param_groups' from one state_dict().",
+        lambda: grouped([0], state=torch_state(2, 2)["state"]),
+        [lambda: grouped([0], state=torch_state(2)["state"])],
+    ),
+    (
+        "give Keras 3's optimizer.variables, or pairs ('accumulator', array).",
+        lambda: one_number(1.0),
+        [
+            lambda: one_number(("accumulator", 1.0)),
+            lambda: one_number(Variable(1.0, name="a")),
+        ],
+    ),
+    (
         "give each its own by optax.partition, or `step`.",
         lambda: uneven(aj.adagrad(optax.constant_schedule(0.1))),
         [
@@ -1126,11 +1154,27 @@ def step_of_rate(rate):
 
 
 def from_torch_large(dtype):
+    return kept_there(np.full(2, 1e6), dtype)
+
+
+def kept_there(array, dtype=None):
     state_dict = torch_state(2)
-    state_dict["state"][0]["sum"] = np.full(2, 1e6)
+    state_dict["state"][0]["sum"] = array
     accumulator = aj.Diagonal(dtype=dtype)
     state = aj.adagrad(accumulator=accumulator).init(W)
     return aj.interop.from_torch(state_dict, state, W)
+
+
+def grouped(*groups, **changes):
+    groups = [{"params": numbers} for numbers in groups]
+    state_dict = torch_state(2) | {"param_groups": groups} | changes
+    return aj.interop.from_torch(state_dict, OPTIMIZER.init(W), W)
+
+
+def one_number(accumulator):
+    number = jnp.ones(())
+    state = OPTIMIZER.init(number)
+    return aj.interop.from_keras([np.array(3), accumulator], state, number)
 
 
 def uneven(optimizer, **kwargs):

@@ -19,9 +19,10 @@ FBGEMM            ``tables.split_optimizer_states()`` of exact (row-wise) Adagra
 Our state may come from any chain: accumulators are looked for inside ``optax.chain``,
 ``partition``, ``masked``, ``inject_hyperparams`` and the like. What is carried over:
 
-- *Accumulators*, matched to parameters by the leaf's path, and checked by shape. They
-  take the dtype, and here the sharding, of those that they replace. Nothing is shared
-  with the memory of the other side.
+- *Accumulators*, matched to parameters by the leaf's path, and checked: their shapes,
+  and that they are sums of squares, of which none becomes 0. They take the dtype, and
+  here the sharding, of those that they replace. Nothing is shared with the memory of
+  the other side.
 - *The number of steps taken*, to every schedule in the state, so that learning rates
   go on from where they were. Parts of ``optax.partition`` may have numbers of their
   own.

@@ -8,30 +8,42 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+# What may be below 0, other than sums of squares.
+_SIGNED = ("average", "gradient_sum")
 
-def to_numpy(array: Any) -> np.ndarray:
+
+def to_numpy(value: Any, what: str = "an array") -> np.ndarray:
+    array = value
     if hasattr(array, "detach"):  # a PyTorch tensor, which may be anywhere
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":  # which NumPy lacks
             array = array.float()
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError:  # a list of lists that differ in length
+        array = np.asarray(None)
     if not jnp.issubdtype(array.dtype, jnp.number):
-        raise TypeError(f"an array of numbers was expected, got {described(array)}.")
+        raise TypeError(
+            f"{what} must be of numbers, got {described(value)}, of dtype "
+            f"{array.dtype}."
+        )
     return array
 
 
 def to_number(value: Any) -> int:
-    array = to_numpy(value)
-    if array.shape != () or array < 0 or array != np.floor(array):
+    array = to_numpy(value, "a number of steps")
+    is_real = array.shape == () and not np.iscomplexobj(array)
+    if not is_real or array != np.floor(array) or not 0 <= array < 2**31:
         raise ValueError(
-            f"a number of steps must be one integer >= 0, got {described(value)}."
+            "a number of steps must be one integer from 0 to 2,147,483,647, got "
+            f"{array if array.shape == () else described(value)}."
         )
     return int(array)
 
 
 def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
     """A copy of the array, of the dtype of another, whose shape it must have."""
-    array = to_numpy(array)
+    array = to_numpy(array, f"{field} of {at_leaf(name)}")
     if array.shape != np.shape(like):
         raise ValueError(
             f"{field} of {at_leaf(name)} is to be of shape {np.shape(like)}, got "
@@ -44,7 +56,7 @@ def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
                 f"{field} of {at_leaf(name)} must be real, got complex numbers; an "
                 "accumulator here is the sum of squared magnitudes."
             )
-        array = array.real
+        array = np.real(array)
     with np.errstate(over="ignore"):
         new = array.astype(like.dtype)
     if np.any(np.isinf(new) & ~np.isinf(array)):
@@ -53,7 +65,26 @@ def converted(name: str, field: str, array: Any, like: Any) -> np.ndarray:
             f"{np.max(np.abs(array))}; keep it in a wider dtype, such as "
             "Diagonal(dtype=jnp.float32)."
         )
+    if field not in _SIGNED:
+        _check_is_sum_of_squares(f"{field} of {at_leaf(name)}", array, new)
     return new
+
+
+def _check_is_sum_of_squares(what: str, array: np.ndarray, new: np.ndarray) -> None:
+    """Checks values, infinity being one, and what became of them in another dtype."""
+    bad = ~(np.real(array) >= 0)
+    if np.any(bad):
+        raise ValueError(
+            f"{what} must be sums of squares, which are 0 or more, got "
+            f"{array[bad][0]}; take the state of an Adagrad, from before its training "
+            "went wrong."
+        )
+    lost = (new == 0) & (array != 0)
+    if np.any(lost):
+        raise ValueError(
+            f"{what} becomes 0 in {new.dtype}, got {array[lost][0]}; keep it in a "
+            "dtype with smaller numbers, such as Diagonal(dtype=jnp.float32)."
+        )
 
 
 def put_like(array: Any, like: Any) -> jax.Array:

@@ -47,7 +47,8 @@ def from_fbgemm(
     Raises:
       TypeError: As :func:`from_torch`.
       ValueError: If there are more or fewer tables than expected, of other shapes, or
-        with more than one array; if a path is unknown; if ``step`` is needed.
+        with more than one array; if a path is unknown; if ``step`` is needed; if an
+        accumulator cannot be one, as in :func:`from_torch`.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp, numpy as np, optax

@@ -52,7 +52,10 @@ def from_keras(
 
     Args:
       weights: The list, of NumPy arrays or whatever becomes one. Arrays do not tell
-        what they are: RMSprop's are as many, and of the same shapes. The learning rate
+        what they are: RMSprop's are as many, and of the same shapes. Keras 3's
+        ``optimizer.variables`` have names, and pairs ``(name, array)`` may be given:
+        without them a list for parameters that are all of shape (), and no learning
+        rate, is refused, for it may be a rate with an accumulator missing. The rate
         is not taken.
       state: As in :func:`from_torch`.
       params: As in :func:`from_torch`.
@@ -69,7 +72,8 @@ def from_keras(
     Raises:
       TypeError: As :func:`from_torch`.
       ValueError: If there are more or fewer weights than fit the state, or of other
-        shapes; if a path is unknown; if ``step`` is needed.
+        shapes, or it cannot be told what they are; if a path is unknown; if ``step``
+        is needed; if an accumulator cannot be one, as in :func:`from_torch`.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp, numpy as np, optax
@@ -167,16 +171,16 @@ def to_keras(
                 "and Keras has one."
             )
         (step,) = numbers
-    iterations = np.asarray(known(step), to_numpy(head[0]).dtype)
+    iterations = np.asarray(known(step), head[0].dtype)
     return [
         iterations,
-        *(np.array(to_numpy(rate)) for rate in head[1:]),
+        *(np.array(rate) for rate in head[1:]),
         *(
-            np.array(to_numpy(theirs))
+            np.array(theirs)
             if name is None
             else converted(name, FIELDS[kind], found[kind][name].array, theirs)
             for kind, arrays in groups.items()
-            for name, theirs in zip(names, map(to_numpy, arrays), strict=True)
+            for name, theirs in zip(names, arrays, strict=True)
         ),
     ]
 
@@ -192,21 +196,32 @@ def _groups(
     weights: Sequence[Any],
     found: dict[type, dict[str, Found]],
     names: list[str | None],
-) -> tuple[list[Any], dict[type, list[Any]]]:
+) -> tuple[list[np.ndarray], dict[type, list[np.ndarray]]]:
     """Iterations and learning rate, and by what they are the arrays of all names."""
-    weights = list(weights)
+    called = [_called(weight) for weight in weights]
+    weights = [_array(weight) for weight in weights]
     num_arrays = len(found) * len(names)
     num_others = max(0, len(weights) - num_arrays)
     head, arrays = weights[:num_others], iter(weights[num_others:])
-    if len(head) not in (1, 2) or any(np.ndim(to_numpy(x)) for x in head):
+    second = called[1] if len(called) > 1 else ""
+    has_rate = num_others == 2
+    right = num_others in (1, 2) and not any(array.ndim for array in head)
+    if not right or second and (second == "learning_rate") != has_rate:
+        got = [f"{c} {x.shape}".strip() for c, x in zip(called, weights, strict=True)]
         raise ValueError(
             "`weights` must be the iterations, the learning rate unless it is a "
             f"schedule, and {', '.join(FIELDS[kind] for kind in found)} of "
             f"{listed(names)}: {num_arrays + 1} or {num_arrays + 2} arrays, got "
-            f"{len(weights)} of shapes "
-            f"{', '.join(str(np.shape(to_numpy(x))) for x in weights)}; give the same "
-            "options as there, and the same variables in `order`, with None for each "
-            "that has no accumulator here."
+            f"{len(weights)} of shapes {', '.join(got)}; give the same options as "
+            "there, and the same variables in `order`, with None for each that has no "
+            "accumulator here."
+        )
+    all_numbers = not any(array.ndim for array in weights)
+    if names and all_numbers and not has_rate and not second:
+        raise ValueError(
+            "`weights` must have names where a learning rate cannot be told from what "
+            f"is kept of {listed(names)}, got {len(weights)} arrays of shape (); give "
+            "Keras 3's optimizer.variables, or pairs ('accumulator', array)."
         )
     for kind, leaves in found.items():
         for name in names:
@@ -216,3 +231,17 @@ def _groups(
                     "all of them the same options, as Keras does."
                 )
     return head, {kind: [next(arrays) for _ in names] for kind in found}
+
+
+def _called(weight: Any) -> str:
+    """The name in a pair, or a variable's own, or nothing."""
+    name = weight[0] if _is_pair(weight) else getattr(weight, "name", None)
+    return (name or "").rpartition("/")[2].partition(":")[0]  # TensorFlow's end in :0
+
+
+def _array(weight: Any) -> np.ndarray:
+    return to_numpy(weight[1] if _is_pair(weight) else weight, "each of `weights`")
+
+
+def _is_pair(weight: Any) -> bool:
+    return isinstance(weight, tuple) and len(weight) == 2 and isinstance(weight[0], str)

@@ -36,7 +36,8 @@ def from_optax(
       TypeError: As :func:`from_torch`, and if an accumulator is complex and not real.
         (Those of complex parameters are complex there, with imaginary parts of 0.)
       ValueError: If either state has no accumulators or does not belong to ``params``;
-        if ``step`` is needed.
+        if ``step`` is needed; if an accumulator cannot be one, as in
+        :func:`from_torch`.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp, optax

@@ -21,6 +21,7 @@ from adagrad_jax.interop._fill import (
     fill,
     find_kept,
     known,
+    listed,
     ordered,
     steps_taken,
 )
@@ -60,10 +61,12 @@ def from_torch(
       A state like ``state``.
 
     Raises:
-      TypeError: If ``state_dict`` is none, or the state keeps of some leaf something
-        that is not shaped like it or like its rows (:class:`adagrad_jax.SM3`).
+      TypeError: If ``state_dict`` is none, or has something other than numbers; if the
+        state keeps of some leaf something that is not shaped like it or like its rows
+        (:class:`adagrad_jax.SM3`).
       ValueError: If ``state_dict`` is another optimizer's or has other parameters or
-        shapes; if a path is unknown; if an accumulator overflows our dtype; if a
+        shapes, one twice, or the state of one in no group; if a path is unknown; if
+        an accumulator is NaN or negative, or becomes infinite or 0 in our dtype; if a
         schedule counts for parameters whose numbers of steps differ.
 
     Example:
@@ -98,7 +101,9 @@ def from_torch(
     entries = _entries(state_dict, names)
     all_axes = _all_axes(axes, found)
     arrays = {
-        name: _transposed(to_numpy(entry["sum"]), all_axes[name])
+        name: _transposed(
+            to_numpy(entry["sum"], f"sum of {at_leaf(name)}"), all_axes[name]
+        )
         for name, (_, entry) in entries.items()
     }
     steps = {
@@ -180,21 +185,21 @@ def _entries(
     state_dict: Any, names: list[str | None]
 ) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """For each leaf PyTorch's number of it, and what ``state_dict`` has under that."""
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(
-        state_dict
-    ):
+    if not _is_state_dict(state_dict):
         raise TypeError(
             "`state_dict` must be what the state_dict() of a PyTorch optimizer gives, "
-            f"with 'state' and 'param_groups', got {described(state_dict)}."
+            "with a dictionary 'state' and a list 'param_groups' of dictionaries with "
+            f"'params', got {described(state_dict)}."
         )
     numbers = [n for group in state_dict["param_groups"] for n in group["params"]]
+    _check_numbers(numbers, state_dict["state"], names)
     check_length("`state_dict`", len(numbers), "parameters", names)
     entries: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     for name, number in zip(names, numbers, strict=True):
         if name is None:
             continue
         entry = state_dict["state"].get(number, {})
-        if not {"step", "sum"} <= set(entry):
+        if not isinstance(entry, Mapping) or not {"step", "sum"} <= set(entry):
             raise ValueError(
                 f"`state_dict` must have 'step' and 'sum' for parameter {number}, "
                 f"which is {at_leaf(name)}, as torch.optim.Adagrad's does, got "
@@ -202,6 +207,37 @@ def _entries(
             )
         entries[name] = number, entry
     return entries
+
+
+def _is_state_dict(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not {"state", "param_groups"} <= set(value):
+        return False
+    groups = value["param_groups"]
+    return (
+        isinstance(value["state"], Mapping)
+        and isinstance(groups, list | tuple)
+        and all(isinstance(g, Mapping) and "params" in g for g in groups)
+    )
+
+
+def _check_numbers(numbers: list[Any], state: Any, names: list[str | None]) -> None:
+    """Checks that each parameter is in one group, and nothing is kept of others."""
+    for number in numbers:
+        if (times := numbers.count(number)) > 1:
+            # That there are as many as names is checked elsewhere.
+            its = [m for n, m in zip(numbers, names, strict=False) if n == number]
+            raise ValueError(
+                f"`state_dict` must have each parameter in one group, got {number} "
+                f"{times} times, for {listed(its)}; leave it in one of the lists "
+                "'params'."
+            )
+    surplus = [number for number in state if number not in numbers]
+    if surplus and len(numbers) == len(names):
+        raise ValueError(
+            f"`state_dict` must have a state of no parameter but those in its groups, "
+            f"{numbers}, which are {listed(names)}, got also {surplus}; take 'state' "
+            "and 'param_groups' from one state_dict()."
+        )
 
 
 def _all_axes(

@@ -98,7 +98,7 @@ def test_torch_and_back(trained):
     "state_dict, error, message",
     [
         ([1, 2], TypeError, "must be what the state_dict.* got a list of 2"),
-        ({"state": {}}, TypeError, "'param_groups', got the keys 'state'"),
+        ({"state": {}}, TypeError, "'param_groups' .*got the keys 'state'"),
         (
             torch_state_dict([], []),
             ValueError,
@@ -130,10 +130,18 @@ def test_torch_and_back(trained):
         (
             torch_state_dict([np.array(["a"])], [0]),
             TypeError,
-            "array of numbers was expected",
+            "must be of numbers",
         ),
-        (torch_state_dict([np.ones((2, 3))], [0.5]), ValueError, "one integer >= 0"),
-        (torch_state_dict([np.ones((2, 3))], [-1]), ValueError, "one integer >= 0"),
+        (
+            torch_state_dict([np.ones((2, 3))], [0.5]),
+            ValueError,
+            "one integer from 0 to",
+        ),
+        (
+            torch_state_dict([np.ones((2, 3))], [-1]),
+            ValueError,
+            "one integer from 0 to",
+        ),
     ],
 )
 def test_bad_state_dicts(state_dict, error, message):
@@ -151,7 +159,7 @@ def test_bad_state_dicts(state_dict, error, message):
         ({"axes": {"w": (1, 0)}}, ValueError, r"`axes` must have paths .* got 'w'"),
         ({"axes": {"['w']": (1, 1)}}, ValueError, r"of \(0, 1\) once, got \(1, 1\)"),
         ({"axes": {"['w']": (1, 0)}}, ValueError, r"shape \(2, 3\), got \(3, 2\)"),
-        ({"step": -1}, ValueError, "one integer >= 0, got -1"),
+        ({"step": -1}, ValueError, "integer from 0 to .* got -1"),
     ],
 )
 def test_bad_arguments(arguments, error, message):
