@@ -737,7 +737,7 @@ def test_steps_of_equal_optimizers_compile_once(make):
             gradient = aj.RowSparse([1, 2], jnp.ones((2, 3)), params.shape)
             updates, state = optimizer.update(gradient, state, params)
             params = aj.apply_updates(params, updates)
-        sizes.append(_fold_rows._fold._cache_size())
+        sizes.append(_fold_rows.fold._cache_size())
     assert sizes[1:] == sizes[:1] * 3
 
 

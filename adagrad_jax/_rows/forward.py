@@ -39,7 +39,8 @@ def with_rows(
 
     Example:
       >>> import adagrad_jax as aj, jax, jax.numpy as jnp
-      >>> by_rows = aj.sharding.RowSharding(jax.make_mesh((4,), ("rows",)), "rows")
+      >>> mesh = jax.make_mesh((4,), ("rows",), (jax.sharding.AxisType.Auto,))
+      >>> by_rows = aj.sharding.RowSharding(mesh, "rows")
       >>> params = {"table": jnp.arange(8.0).reshape(8, 1)}
       >>> params = aj.sharding.shard_rows(params, by_rows, lambda path, leaf: True)
       >>> def predict(params, ids):
