@@ -1,6 +1,7 @@
 """Records what the peers make of extreme float32 inputs, into extremes_PEER.npz.
 
-Run it in each peer's own environment, with the peer's name, `torch` or `keras3`:
+Run it in each peer's own environment, with the peer's name: `torch`, `keras3`, `optax`,
+`fbgemm` (row-wise), `fbgemm_full` or `ftrl` (TF-Keras, epsilon as its beta):
 
     python tests/golden/record_extremes.py torch
 
@@ -53,6 +54,58 @@ def run_keras3(epsilon, start):
     for _ in range(STEPS):
         optimizer.apply([keras.ops.array(GRADIENTS)], [param])
     return np.asarray(param.value), np.asarray(optimizer.variables[-1].value)
+
+
+def run_optax(epsilon, start):
+    import jax
+    import optax
+
+    optimizer = optax.adagrad(RATE, start, epsilon)
+    params = jax.numpy.zeros_like(GRADIENTS)
+    state = optimizer.init(params)
+    for _ in range(STEPS):
+        updates, state = optimizer.update(jax.numpy.asarray(GRADIENTS), state)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params), np.asarray(optax.tree.get(state, "sum_of_squares"))
+
+
+def run_fbgemm(epsilon, start, kind="EXACT_ROWWISE_ADAGRAD"):
+    import torch
+    from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+
+    # Four equal numbers in each row, so that the mean of squares is the square.
+    place = training.EmbeddingLocation.HOST, training.ComputeDevice.CPU
+    table = training.SplitTableBatchedEmbeddingBagsCodegen(
+        [(len(GRADIENTS), 4, *place)],
+        optimizer=EmbOptimType[kind],
+        learning_rate=RATE,
+        eps=epsilon,
+    )
+    (weights,) = table.split_embedding_weights()
+    weights.data.zero_()
+    table.split_optimizer_states()[0][0].fill_(start)
+    ids, offsets = torch.arange(len(GRADIENTS)), torch.arange(len(GRADIENTS) + 1)
+    for _ in range(STEPS):
+        gradient = torch.tensor(GRADIENTS)[:, None].repeat(1, 4)
+        table(ids, offsets).backward(gradient)
+    accumulator = table.split_optimizer_states()[0][0].reshape(len(GRADIENTS), -1)
+    return weights.detach().numpy()[:, 0], accumulator.numpy()[:, 0]
+
+
+def run_fbgemm_full(epsilon, start):
+    return run_fbgemm(epsilon, start, "EXACT_ADAGRAD")
+
+
+def run_ftrl(epsilon, start):
+    import tensorflow as tf
+    from tf_keras.optimizers import legacy
+
+    param = tf.Variable(np.zeros_like(GRADIENTS))
+    optimizer = legacy.Ftrl(RATE, initial_accumulator_value=start, beta=epsilon)
+    for _ in range(STEPS):
+        optimizer.apply_gradients([(tf.constant(GRADIENTS), param)])
+    return param.numpy(), optimizer.get_slot(param, "accumulator").numpy()
 
 
 def main(peer):
