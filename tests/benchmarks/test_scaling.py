@@ -16,8 +16,9 @@ def test_runs_and_the_exchange_does_not_grow(quick, tmp_path, machine_asks_itsel
     of_two, of_four = (
         cases[f"adagrad, exchanged, {devices} devices"] for devices in (2, 4)
     )
-    # At capacity 2, two rows are sent for each id, and two ids.
+    # At capacity 2, two rows are sent for each id, two ids, and what is agreed on.
     for purpose in ("read", "update"):
-        assert of_two[purpose] == of_four[purpose] == 2 + 2 / 32
+        assert of_two[purpose] == of_four[purpose]
+        assert 0 <= of_two[purpose] - (2 + 2 / 32) < 0.01
     by_itself = [cases[f"adagrad, left to XLA, {n} devices"]["read"] for n in (2, 4)]
     assert by_itself[1] > 1.8 * by_itself[0] > 2 * of_two["read"]
