@@ -71,9 +71,9 @@ def random_batch(step: int) -> tuple[np.ndarray, np.ndarray]:
     return ids.astype(np.int32), rng.normal(size=BATCH_SIZE).astype(np.float32)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def train_step(trained, batch):
-    """The step that one device would do."""
+@functools.partial(jax.jit, static_argnums=2, donate_argnums=0)
+def train_step(trained, batch, rows):
+    """The step that one device would do; each reads and updates its own rows."""
 
     def mean_loss(params):
         ids, targets = batch
@@ -81,7 +81,7 @@ def train_step(trained, batch):
         return jnp.mean((predictions - targets) ** 2)
 
     params = trained["params"]
-    loss, gradients = aj.value_and_grad(mean_loss)(params)
+    loss, gradients = aj.value_and_grad(mean_loss, row_sharding=rows)(params)
     updates, state = optimizer.update(gradients, trained["state"], params)
     return {"params": aj.apply_updates(params, updates), "state": state}, loss
 
@@ -156,7 +156,7 @@ def train(
         for step in range(first + 1, num_steps + 1):
             batch = jax.device_put(random_batch(step), split)
             # Virtual devices share few cores: one step at a time.
-            trained, _ = jax.block_until_ready(train_step(trained, batch))
+            trained, _ = jax.block_until_ready(train_step(trained, batch, rows))
             if step % save_each == 0:
                 save(manager, step, trained)
     return trained
