@@ -192,10 +192,13 @@ def sent(queue: Queue, valid: jax.Array) -> Queue:
     return queue._replace(start=queue.start + number)
 
 
-def _split(ids: jax.Array, row_sharding: RowSharding, num_rows: int) -> jax.Array:
-    """The ids, and so many of no row that the devices divide their number."""
-    missing = -ids.size % row_sharding.num_shards
-    return jnp.pad(ids, (0, missing), constant_values=num_rows)
+def _split(
+    x: jax.Array, row_sharding: RowSharding, fill: int, axis: int = 0
+) -> jax.Array:
+    """``x``, with so much more along an axis that the devices divide it."""
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = 0, -x.shape[axis] % row_sharding.num_shards
+    return jnp.pad(x, pad, constant_values=fill)
 
 
 def read_rows(
@@ -261,8 +264,7 @@ def arrive(
 ) -> Arrived:
     """Sends what a gradient has of each row to where the row is."""
     ids = _split(ids, row_sharding, num_rows)
-    missing = ids.size - entries.shape[0]
-    entries = jnp.pad(entries, [(0, missing), *[(0, 0)] * (entries.ndim - 1)])
+    entries = _split(entries, row_sharding, 0)
     exchange = Exchange(row_sharding, num_rows, ids.size // row_sharding.num_shards)
 
     def send(ids: jax.Array, entries: jax.Array) -> Arrived:
@@ -448,11 +450,9 @@ def _joined(
     """On each device those of its part: axes in front of the last are a scan's."""
     padded, specs = [], []
     for ids, entries in parts:
-        lead, axis = [(0, 0)] * (ids.ndim - 1), ids.ndim - 1
-        pad = [*lead, (0, -ids.shape[axis] % row_sharding.num_shards)]
-        rest = [(0, 0)] * (entries.ndim - ids.ndim)
-        ids = jnp.pad(ids, pad, constant_values=num_rows)
-        padded.append((ids, jnp.pad(entries, [*pad, *rest])))
+        axis = ids.ndim - 1
+        entries = _split(entries, row_sharding, 0, axis)
+        padded.append((_split(ids, row_sharding, num_rows, axis), entries))
         specs.append(PartitionSpec(*[None] * axis, row_sharding.axis))
 
     def join(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:

@@ -45,10 +45,7 @@ def loss(params, ids):
     return jnp.sum(jnp.sin(rows) @ params["w"])
 
 
-def trained(optimizer, row_sharding, ids, loss=loss, params=None, steps=2):
-    """Parameters and state after some steps, and the loss of the last."""
-
-    @jax.jit
+def make_step(optimizer, row_sharding, loss=loss):
     def step(params, state, ids):
         value, gradients = aj.value_and_grad(
             loss, tables=is_table, row_sharding=row_sharding
@@ -56,6 +53,12 @@ def trained(optimizer, row_sharding, ids, loss=loss, params=None, steps=2):
         updates, state = optimizer.update(gradients, state, params)
         return aj.apply_updates(params, updates), state, value
 
+    return step
+
+
+def trained(optimizer, row_sharding, ids, loss=loss, params=None, steps=2):
+    """Parameters and state after some steps, and the loss of the last."""
+    step = jax.jit(make_step(optimizer, row_sharding, loss))
     params = new_params() if params is None else params
     state = optimizer.init(params)
     if row_sharding is not None:
@@ -188,14 +191,7 @@ def test_meshes_of_two_axes(axis, spec, table):
     lies = NamedSharding(TWO, table)
     params["table"] = jax.device_put(params["table"], lies)
 
-    @jax.jit
-    def step(params, state, ids):
-        value, gradients = aj.value_and_grad(
-            loss, tables=is_table, row_sharding=by_rows
-        )(params, ids)
-        updates, state = optimizer.update(gradients, state, params)
-        return aj.apply_updates(params, updates), state, value
-
+    step = jax.jit(make_step(optimizer, by_rows))
     state = jax.jit(optimizer.init)(params)
     got = step(params, state, jax.device_put(ids, NamedSharding(TWO, spec)))
     assert_same(jax.block_until_ready(got), expected)
@@ -274,13 +270,7 @@ def compiled_step(num_devices, num_ids, num_rows=4096):
         jnp.arange(num_ids * num_devices, dtype=jnp.int32), NamedSharding(mesh, P("d"))
     )
 
-    def step(params, state, ids):
-        value, gradients = aj.value_and_grad(
-            loss, tables=is_table, row_sharding=by_rows
-        )(params, ids)
-        updates, state = optimizer.update(gradients, state, params)
-        return aj.apply_updates(params, updates), state, value
-
+    step = make_step(optimizer, by_rows)
     return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, ids).compile()
 
 
