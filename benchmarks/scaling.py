@@ -105,7 +105,6 @@ def measure(devices: int, num_ids: int, *how: Any) -> dict[str, Any]:
         purpose: sum(x for _, p, x in found if p == purpose) / unit
         for purpose in ("read", "update", "later passes")
     }
-    # All tables' in one pass each.
     memory = program.memory_analysis().temp_size_in_bytes / unit
     return {**sent, "temporary memory": memory, "collectives": len(found)}
 

@@ -131,7 +131,7 @@ def _check(path: Any, leaf: Any, row_sharding: RowSharding) -> None:
     ):
         raise ValueError(
             f"{name} was to lie by rows along {row_sharding.axes}, by `row_sharding`, "
-            f"but it lies as {leaf.sharding}; adagrad_jax.sharding.shard_rows puts it, "
-            "and what is kept of it, there. (Let a function of path and leaf give None "
-            "for what does not lie by rows.)"
+            f"but it lies as {placement.sharding_of(leaf)}; "
+            "adagrad_jax.sharding.shard_rows puts it, and what is kept of it, there. "
+            "(Let a function of path and leaf give None for what does not lie by rows.)"
         )
