@@ -146,11 +146,7 @@ def over(cases):
 
 def test_every_transformation_is_in_the_table():
     public = {getattr(aj, name) for name in aj.__all__}
-    public |= {
-        f
-        for name, f in inspect.getmembers(dialects, inspect.isfunction)
-        if f.__module__ == dialects.__name__ and not name.startswith("_")
-    }
+    public |= {getattr(dialects, name) for name in dialects.__all__}
     transformations = {
         f
         for f in filter(inspect.isfunction, public)
