@@ -44,14 +44,25 @@ def is_table(path: Any, leaf: Any) -> bool:
 
 
 def compiled(
-    devices: int, num_ids: int, optimizer: Any, num_tables: int, exchanged: bool
+    devices: int,
+    num_ids: int,
+    optimizer: Any,
+    num_tables: int,
+    exchanged: bool,
+    in_one_array: bool = False,
 ) -> Any:
-    """A step of ``num_ids`` ids a device in each table, compiled, not run."""
+    """A step of ``num_ids`` ids a device in each table, compiled, not run.
+
+    In one array the rows of a table come after those of the one before.
+    """
     kinds = (AxisType.Auto,)
     mesh = jax.make_mesh((devices,), ("d",), kinds, devices=jax.devices()[:devices])
     by_rows = aj.sharding.RowSharding(mesh, "d")
-    shape = (ROWS_PER_DEVICE * devices, WIDTH)
-    params = {str(i): jax.ShapeDtypeStruct(shape, "float32") for i in range(num_tables)}
+    num_rows, num_arrays = ROWS_PER_DEVICE * devices, num_tables
+    if in_one_array:
+        num_rows, num_arrays = num_rows * num_tables, 1
+    shape = jax.ShapeDtypeStruct((num_rows, WIDTH), "float32")
+    params = {str(i): shape for i in range(num_arrays)}
     state = jax.eval_shape(optimizer.init, params)
     shardings = (
         aj.sharding.shard_rows(params, by_rows, is_table),
@@ -64,6 +75,8 @@ def compiled(
     ids = jax.ShapeDtypeStruct((num_ids * devices,), "int32", sharding=split)
 
     def loss(params: Any, ids: Any) -> Any:
+        if in_one_array:
+            ids = ids[:, None] + jnp.arange(num_tables) * (num_rows // num_tables)
         return sum(jnp.sum(jnp.sin(table[ids])) for table in params.values())
 
     def step(params: Any, state: Any, ids: Any) -> Any:
@@ -153,6 +166,9 @@ def main() -> None:
     if not args.quick:
         jobs["adagrad, 26 tables, 8 devices"] = (
             8, num_ids, OPTIMIZERS["adagrad"], 26, True,
+        )  # fmt: skip
+        jobs["adagrad, 26 tables in one array, 8 devices"] = (
+            8, num_ids, OPTIMIZERS["adagrad"], 26, True, True,
         )  # fmt: skip
     cases = {title: measure(*job) for title, job in tqdm(jobs.items(), unit="step")}
     print(report.text(to_table(cases)))

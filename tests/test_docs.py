@@ -32,9 +32,18 @@ def test_the_readme_example_runs(capsys):
 def run_examples(page, file_name):
     """All in one namespace, as a reader would paste them."""
     namespace = {}
-    for example in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(compile(example, file_name, "exec"), namespace)
+    for example in re.findall(r"```python\n(.*?)\n *```", page, re.S):
+        exec(compile(textwrap.dedent(example), file_name, "exec"), namespace)
     return namespace
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_examples_of_scaling_run(capsys):
+    """And print what is said of them."""
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    run_examples(page, "scaling.md")
+    before, after = capsys.readouterr().out.split()
+    assert f"Here it is {after} pass where it was {before}." in page
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -98,9 +98,15 @@ class Exchange:
 
     @property
     def buffer(self) -> int:
-        """How many ids fit a pass, from one device to another."""
-        share = self.row_sharding.capacity * self.num_ids / self.num_devices
-        return max(1, min(math.ceil(share), self.num_ids, self.num_own))
+        """How many ids fit a pass, from one device to another.
+
+        Where that is few, chance makes some pair of devices have more than twice the
+        mean; by Bernstein's inequality, likely no pair has more than this.
+        """
+        mean = self.row_sharding.capacity * self.num_ids / self.num_devices / 2
+        pairs = 2 * math.log(self.num_devices)
+        room = max(2 * mean, mean + math.sqrt(2 * mean * pairs) + pairs / 3)
+        return min(math.ceil(room), self.num_ids, self.num_own)
 
     @property
     def first_row(self) -> jax.Array:

@@ -25,10 +25,11 @@ class RowSharding:
       axis: The name of the axis along which rows lie, or several names; the last one's
         index changes fastest from block to block.
       capacity: How large the buffers are in which devices send each other ids and
-        rows, above 0: so many times the even share, the number of a device's ids
-        over :math:`N`, to each other device. What does not fit goes in further
-        passes: never is an id dropped. At 2, ids spread evenly need one pass; more
-        makes buffers larger, most of which are then sent empty. Read by
+        rows, above 0: so many times the even share, the number of a device's ids over
+        :math:`N`, to each other device; and where that is few, some more, for chance.
+        What does not fit goes in further passes: never is an id dropped. At 2, ids
+        spread evenly need one pass; more makes buffers larger, most of which are then
+        sent empty, and less is enough where ids repeat. ``num_passes`` tells. Read by
         ``value_and_grad(row_sharding=)`` and ``with_rows``.
 
     Raises:

@@ -4,6 +4,7 @@ from adagrad_jax._rows.forward import with_rows as with_rows
 from adagrad_jax._rows.row_sharding import RowSharding as RowSharding
 from adagrad_jax.sharding._fingerprint import check_fingerprint as check_fingerprint
 from adagrad_jax.sharding._fingerprint import fingerprint as fingerprint
+from adagrad_jax.sharding._passes import num_passes as num_passes
 from adagrad_jax.sharding._placing import gather_rows as gather_rows
 from adagrad_jax.sharding._placing import grow_rows as grow_rows
 from adagrad_jax.sharding._placing import shard_rows as shard_rows
@@ -16,6 +17,7 @@ __all__ = [
     "fingerprint",
     "gather_rows",
     "grow_rows",
+    "num_passes",
     "pmean",
     "psum",
     "shard_rows",
