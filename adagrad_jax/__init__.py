@@ -26,6 +26,9 @@ from adagrad_jax._decay import add_decayed_weights as add_decayed_weights
 from adagrad_jax._decay import inverse_time_decay as inverse_time_decay
 from adagrad_jax._finite import all_finite as all_finite
 from adagrad_jax._finite import apply_if_finite as apply_if_finite
+from adagrad_jax._frequency import ScaleByFrequencyState as ScaleByFrequencyState
+from adagrad_jax._frequency import frequency_adagrad as frequency_adagrad
+from adagrad_jax._frequency import scale_by_frequency as scale_by_frequency
 from adagrad_jax._ftrl import FtrlState as FtrlState
 from adagrad_jax._ftrl import ftrl as ftrl
 from adagrad_jax._lazy_decay import LazyWeightDecayState as LazyWeightDecayState
@@ -60,6 +63,7 @@ __all__ = [
     "RowWise",
     "SM3",
     "ScaleByAdagradState",
+    "ScaleByFrequencyState",
     "adagrad",
     "adagrad_da",
     "add_decayed_weights",
@@ -74,6 +78,7 @@ __all__ = [
     "diagnostics",
     "dialects",
     "explain",
+    "frequency_adagrad",
     "ftrl",
     "global_norm",
     "grad",
@@ -83,6 +88,7 @@ __all__ = [
     "lazy_weight_decay",
     "proximal_adagrad",
     "scale_by_adagrad",
+    "scale_by_frequency",
     "sharding",
     "value_and_grad",
 ]

@@ -206,7 +206,7 @@ def adagrad(
       Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning and
       Stochastic Optimization", JMLR 12 (2011), Section 1.2 and Figure 1.
     """
-    chain = optax.chain(
+    return chain(
         scale_by_adagrad(
             initial_accumulator_value,
             epsilon,
@@ -216,6 +216,13 @@ def adagrad(
         scale_by_learning_rate(learning_rate),
     )
 
+
+def chain(
+    *transformations: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """``optax.chain``, which knows its own state."""
+    chained = optax.chain(*transformations)
+
     def update_fn(
         updates: optax.Updates,
         state: Any,
@@ -224,9 +231,9 @@ def adagrad(
     ) -> tuple[optax.Updates, Any]:
         # Or a chain would take the gradients apart, given in the state's place.
         check_state(state, tuple)
-        return chain.update(updates, state, params, **extra_args)
+        return chained.update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+    return optax.GradientTransformationExtraArgs(chained.init, update_fn)
 
 
 def scale_by_learning_rate(

@@ -75,6 +75,7 @@ EVERYTHING = (
     }
 )
 FBGEMM = DECAY | {"weight_decay_mode": "DECOUPLE", "max_norm": 1.0}
+F2A = {"l1_regularization_strength": 0.1, "l2_regularization_strength": 0.1}
 TORCH = {"lr_decay": 0.5, "weight_decay": 0.1, "maximize": True}
 K3 = dialects.keras3
 OWN = {"own_dtype": True}
@@ -108,6 +109,8 @@ CASES = [
     Case("adagrad-full", aj.adagrad, {"accumulator": aj.FullMatrix()}, **MATRIX),
     Case("adagrad-blocks", aj.adagrad, {"accumulator": BLOCKS}, **MATRIX),
     Case("adagrad-in-sqrt", aj.adagrad, {"epsilon_in_sqrt": True}),
+    Case("by-frequency", aj.scale_by_frequency, {}, keeps_sums=False),
+    Case("frequency-adagrad", aj.frequency_adagrad, {"max_multiplier": 1.5}),
     Case("clip-value", aj.clip_by_value, {"max_abs": 0.7}, **NO_STATE, **REAL),
     Case("clip-norm", aj.clip_by_norm, {"max_norm": 1.0}, **NO_STATE),
     Case("clip-global-norm", aj.clip_by_global_norm, {"max_norm": 1.0}, **NO_STATE),
@@ -133,6 +136,9 @@ CASES = [
     Case("torch-everything", dialects.torch, TORCH, **OWN, **PARAMS, **REAL),
     Case("fbgemm", dialects.fbgemm, {}),
     Case("fbgemm-decay", dialects.fbgemm, FBGEMM, **PARAMS, to_params=True),
+    Case("sparsecore", dialects.sparsecore, {}),
+    Case("f2a", dialects.sparsecore_f2a, {}),
+    Case("f2a-penalties", dialects.sparsecore_f2a, F2A, **PARAMS, **REAL),
     Case("tf1", dialects.tf1, {"learning_rate": 0.1}, **OWN),
 ]
 WITH_STATE = [case for case in CASES if not case.stateless]

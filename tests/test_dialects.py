@@ -79,11 +79,12 @@ def test_every_dense_case_is_tested(peer):
 
 
 SPARSE_CASES = {"tf20": 37, "torch": 8, "keras3": 0, "optax": 0, "fbgemm": 22}
+SPARSE_CASES |= {"sparsecore": 13}
 # PyTorch's is sparse in both axes of a matrix; a RowSparse has whole rows.
 NOT_ROW_SPARSE = {"torch-sparse_two_dims_float64"}
 
 
-@pytest.mark.parametrize("peer", ["tf20", "keras3", "torch", "optax", "fbgemm"])
+@pytest.mark.parametrize("peer", SPARSE_CASES)
 def test_every_sparse_case_is_tested(peer):
     cases = golden.sparse_cases(peer)
     assert len(cases) == SPARSE_CASES[peer]
@@ -646,3 +647,51 @@ def test_fbgemm_duplicates_and_rows_of_zeros():
 def test_fbgemm_names(name):
     with pytest.raises(ValueError, match=f"`{name}` must be one of .*, got 'x'"):
         aj.dialects.fbgemm(**{name: "x"})
+
+
+# jax-tpu-embedding
+
+
+def sparsecore_arguments(case):
+    arguments = dict(case.hyperparameters)
+    if arguments.get("learning_rate", 0) is None:
+        arguments["learning_rate"] = table(case.arrays["learning_rate"])
+    return arguments
+
+
+@parametrize_sparse("sparsecore", "adagrad")
+def test_sparsecore(case):
+    golden.check(case, aj.dialects.sparsecore(**sparsecore_arguments(case)))
+
+
+@parametrize_sparse("sparsecore", "f2a")
+def test_sparsecore_f2a(case):
+    """Its counts too, which are whole there, one for each number of a row."""
+    optimizer = aj.dialects.sparsecore_f2a(**sparsecore_arguments(case))
+    golden.check(case, optimizer)
+    (variable,) = case.variables
+    state = optimizer.init(jnp.asarray(variable.init))
+    for t in range(case.steps):
+        gradient = variable.rows(t)
+        _, state = optimizer.update(gradient, state, jnp.asarray(variable.init))
+        theirs = variable.arrays["local_step"][t]
+        ours = optax.tree.get(state, "read_counts")
+        np.testing.assert_array_equal(ours[:, None] * np.ones(theirs.shape), theirs)
+        assert ours.dtype == jnp.int32
+
+
+def test_sparsecore_gives_nan_where_we_stand_still():
+    """Without an epsilon, of a row with accumulators and a gradient of 0."""
+    for case in golden.sparse_cases("sparsecore"):
+        (variable,) = case.variables
+        undefined = np.isnan(variable.params[-1]).any(axis=1)
+        last = np.arange(len(undefined)) == len(undefined) - 1
+        expected = last & case.name.endswith("from_zero")
+        np.testing.assert_array_equal(undefined, expected)
+
+
+def test_f2a_counts_whole_steps():
+    with pytest.raises(ValueError, match="`initial_local_step_value` must be a whole"):
+        aj.dialects.sparsecore_f2a(initial_local_step_value=0.5)
+    with pytest.raises(ValueError, match="`max_lr_multiplier` .* > 0, got 0"):
+        aj.dialects.sparsecore_f2a(max_lr_multiplier=0.0)

@@ -756,6 +756,7 @@ def test_rows_too_small_to_be_squared_become_zero():
         aj.adagrad(0.1, accumulator=aj.SM3()),
         aj.proximal_adagrad(0.1, l1=0.1),
         aj.lazy_weight_decay(0.1, 0.1),
+        aj.frequency_adagrad(0.1),
     ],
 )
 def test_a_table_without_rows(optimizer):

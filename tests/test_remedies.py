@@ -663,6 +663,7 @@ CASES = [
             lambda: step(
                 aj.lazy_weight_decay(0.1, 0.1, row_axes=2), ROWS_OF_TWO, TWO_TABLES
             ),
+            lambda: step(aj.scale_by_frequency(row_axes=2), ROWS_OF_TWO, TWO_TABLES),
             lambda: step(
                 aj.adagrad(accumulator=aj.RowWise()), ROWS_OF_TWO.to_dense(), TWO_TABLES
             ),

@@ -33,6 +33,17 @@ from adagrad_jax.dialects._keras import keras as keras
 from adagrad_jax.dialects._keras import keras3 as keras3
 from adagrad_jax.dialects._keras import tf1 as tf1
 from adagrad_jax.dialects._optax import optax as optax
+from adagrad_jax.dialects._sparsecore import sparsecore as sparsecore
+from adagrad_jax.dialects._sparsecore import sparsecore_f2a as sparsecore_f2a
 from adagrad_jax.dialects._torch import torch as torch
 
-__all__ = ["fbgemm", "keras", "keras3", "optax", "tf1", "torch"]
+__all__ = [
+    "fbgemm",
+    "keras",
+    "keras3",
+    "optax",
+    "sparsecore",
+    "sparsecore_f2a",
+    "tf1",
+    "torch",
+]

@@ -308,6 +308,7 @@ def test_no_index_is_out_of_range(form):
         aj.add_decayed_weights(0.1),
         aj.adagrad(0.1, accumulator=aj.RowWise(row_axes=2)),
         aj.lazy_weight_decay(0.1, 0.1, row_axes=2),
+        aj.scale_by_frequency(row_axes=2),
     )
     sm3 = aj.adagrad(0.1, accumulator=aj.SM3())
 

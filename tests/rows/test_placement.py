@@ -49,6 +49,7 @@ OTHERS = {
     "sm3": aj.adagrad(0.1, accumulator=aj.SM3()),
     "rounded": aj.adagrad(0.1, accumulator=aj.RoundedDiagonal()),
     "groups": aj.proximal_adagrad(0.1, group_lasso=0.1, accumulator=aj.RowWise()),
+    "frequency": aj.frequency_adagrad(0.1, accumulator=aj.RowWise()),
     "lazy-cap": optax.chain(aj.lazy_weight_decay(0.1, 0.1), aj.cap_row_norms(1.0)),
 }
 

@@ -37,6 +37,7 @@ OPTIMIZERS = {
     "lazy": lambda axes: optax.chain(
         aj.adagrad(0.1), aj.lazy_weight_decay(0.1, 0.1, row_axes=axes)
     ),
+    "frequency": lambda axes: aj.frequency_adagrad(0.1, row_axes=axes),
     "cap": lambda axes: optax.chain(
         aj.adagrad(0.1), aj.cap_row_norms(0.5, row_axes=axes)
     ),
@@ -90,9 +91,10 @@ def test_row_wise_equals_dense_if_rows_are_no_smaller_than_its_own(axes, row_axe
             aj.lazy_weight_decay(0.1, 0.1),
             r"first 2 axes.*lazy_weight_decay.*row_axes=2",
         ),
+        (aj.scale_by_frequency(), r"first 2 axes.*row_axes=2"),
         (aj.cap_row_norms(1.0), r"named by 2 axes.*row_axes=2"),
     ],
-    ids=["row-wise", "sm3", "lazy", "cap"],
+    ids=["row-wise", "sm3", "lazy", "frequency", "cap"],
 )
 def test_what_keeps_numbers_of_other_rows_says_what_to_do(optimizer, message):
     params = {"layer": {"tables": TABLES}}
@@ -105,8 +107,8 @@ def test_what_keeps_numbers_of_other_rows_says_what_to_do(optimizer, message):
 @pytest.mark.usefixtures("standard_promotion")
 def test_row_axes_under_injected_hyperparameters():
     """An array cannot tell how many axes there are."""
-    for make in (aj.lazy_weight_decay, aj.cap_row_norms):
-        numbers = (0.1, 0.1) if make is aj.lazy_weight_decay else (0.5,)
+    for make in (aj.lazy_weight_decay, aj.cap_row_norms, aj.scale_by_frequency):
+        numbers = (0.5,) if make is aj.cap_row_norms else (0.1, 0.1)
         static = optax.inject_hyperparams(make, static_args="row_axes")
         optimizer, expected = static(*numbers, row_axes=2), make(*numbers, row_axes=2)
         gradient = aj.RowSparse(IDS, VALUES, SHAPE)
@@ -123,6 +125,7 @@ def test_row_axes_is_a_positive_integer(row_axes):
         lambda: aj.RowWise(row_axes=row_axes),
         lambda: aj.lazy_weight_decay(0.1, 0.1, row_axes=row_axes),
         lambda: aj.cap_row_norms(1.0, row_axes=row_axes),
+        lambda: aj.scale_by_frequency(row_axes=row_axes),
     ):
         with pytest.raises(ValueError, match="`row_axes` must be a positive integer"):
             build()

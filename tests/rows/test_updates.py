@@ -543,6 +543,8 @@ FRONT_DOORS = {
     "add_decayed_weights": aj.add_decayed_weights(0.1),
     "cap_row_norms": aj.cap_row_norms(1.0),
     "lazy_weight_decay": aj.lazy_weight_decay(0.1, 0.1),
+    "scale_by_frequency": aj.scale_by_frequency(),
+    "frequency_adagrad": aj.frequency_adagrad(0.1),
     "proximal_adagrad": aj.proximal_adagrad(0.1),
     "ftrl": aj.ftrl(0.1),
     "dialects.keras3": aj.dialects.keras3(weight_decay=0.1, use_ema=True),
@@ -935,6 +937,10 @@ PROGRAMS = {
     "lazy-decay": lambda: program(
         optax.chain(aj.adagrad(0.1), aj.lazy_weight_decay(0.1, 0.1))
     ),
+    "frequency": lambda: program(aj.frequency_adagrad(0.1)),
+    "f2a-penalties": lambda: program(
+        aj.dialects.sparsecore_f2a(0.1, l1_regularization_strength=0.1)
+    ),
     "catch-up": lambda: catching_up(program(aj.lazy_weight_decay(0.1, 0.1))),
 }
 
@@ -1065,7 +1071,7 @@ def test_an_export_for_any_number_of_ids():
     optimizer = optax.chain(
         aj.clip_by_global_norm(1.0),
         aj.lazy_weight_decay(0.1, 0.1),
-        aj.adagrad(0.1, accumulator=aj.SM3()),
+        aj.frequency_adagrad(0.1, accumulator=aj.SM3()),
     )
     table = some_params()["table"]
     leaves, structure = jax.tree.flatten((table, optimizer.init(table)))
