@@ -17,6 +17,7 @@ from jax.tree_util import GetAttrKey
 
 from adagrad_jax._adagrad import ScaleByAdagradState
 from adagrad_jax._around_update import AccumulateGradientsState, AverageParamsState
+from adagrad_jax._frequency import ScaleByFrequencyState
 from adagrad_jax._ftrl import FtrlState
 from adagrad_jax._lazy_decay import LazyWeightDecayState
 from adagrad_jax._regularized import AdagradDAState, ProximalAdagradState
@@ -29,6 +30,7 @@ FIELDS: dict[type, str] = {
     AccumulateGradientsState: "gradient_sum",
     ScaleByAdagradState: "accumulator",
     ProximalAdagradState: "accumulator",
+    ScaleByFrequencyState: "read_counts",
     AdagradDAState: "accumulator",
     FtrlState: "accumulator",
     optax.ScaleByRssState: "sum_of_squares",
@@ -116,7 +118,7 @@ def kept_in(node: Node, params: Any) -> Iterator[Kept]:
     the same keys.
     """
     (field,) = (f for kind, f in FIELDS.items() if isinstance(node.value, kind))
-    for path, param, kept in _pairs(params, getattr(node.value, field), ()):
+    for path, param, kept in pairs(params, getattr(node.value, field)):
         yield Kept(path, param, kept, (*node.path, GetAttrKey(field), *path))
 
 
@@ -128,14 +130,18 @@ def kept_anywhere(state: Any, params: Any) -> Iterator[Kept]:
     """
     for path, node in nodes(state):
         for field in getattr(node, "_fields", ()):
-            found = list(_pairs(params, getattr(node, field), ()))
+            found = list(pairs(params, getattr(node, field)))
             if any(ABSENT is x for pair in found for x in pair[1:]):
                 continue
             for of, param, kept in found:
                 yield Kept(of, param, kept, (*path, GetAttrKey(field), *of))
 
 
-def _pairs(params: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
+def pairs(params: Any, tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
+    """Each parameter's path, the parameter, and what a tree has in its place.
+
+    Masked parameters are left out; in place of what only one of them has is ABSENT.
+    """
     # A mask may be a prefix of the parameters, and so a whole branch one MaskedNode.
     if isinstance(tree, optax.MaskedNode):
         return
@@ -150,7 +156,7 @@ def _pairs(params: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]
                 yield path + key, parts.get(key, ABSENT), kept.get(key, ABSENT)
         for key in parts:
             if key in kept:
-                yield from _pairs(parts[key], kept[key], path + key)
+                yield from pairs(parts[key], kept[key], path + key)
 
 
 def spread(value: Any, params: Any) -> list[Any]:
@@ -227,6 +233,7 @@ def _count_steps() -> tuple[type, ...]:
         optax.InjectHyperparamsState,
         optax.InjectStatefulHyperparamsState,
         LazyWeightDecayState,
+        ScaleByFrequencyState,
         type(wrapped),
     )
 

@@ -27,6 +27,8 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 W, SHAPE = jnp.array([1.0, 2.0]), (4, 2)
 BOTH = {"v": W, "w": W}
 TABLE = jnp.ones(SHAPE)
+ARRAY = np.ones(SHAPE, np.float32)
+PAIR = ARRAY, (ARRAY,)
 ROWS = aj.RowSparse([1, 1], jnp.array([[1.0, 2.0], [3.0, 4.0]]), SHAPE)
 TWO_TABLES = jnp.ones((2, 3, 2))
 ROWS_OF_TWO = aj.RowSparse([1, 4], jnp.ones((2, 2)), TWO_TABLES.shape)
@@ -173,6 +175,7 @@ def none_beside_whole_parameters():
         OPTIMIZER,
         optax.chain(aj.add_decayed_weights(0.1), OPTIMIZER, aj.cap_row_norms(9.0)),
         aj.lazy_weight_decay(0.1, 0.1),
+        aj.frequency_adagrad(0.1),
         aj.proximal_adagrad(0.1),
     ):
         state = optimizer.init(gradients)
@@ -906,6 +909,49 @@ CASES = [
         lambda: aj.interop.to_torch(OPTIMIZER.init(W), torch_state(2), W),
         [lambda: aj.interop.to_torch(OPTIMIZER.init(W), torch_state(2), W, step=1)],
     ),
+    (
+        "give a tree like it, such as {'embeddings': variables}.",
+        lambda: from_sparsecore({"t": PAIR}, params={"embeddings": {"t": TABLE}}),
+        [
+            lambda: from_sparsecore(
+                {"embeddings": {"t": PAIR}}, params={"embeddings": {"t": TABLE}}
+            )
+        ],
+    ),
+    (
+        "leave that out of `variables`.",
+        lambda: from_sparsecore(
+            {"v": PAIR, "w": PAIR}, FROZEN, {"v": TABLE, "w": TABLE}
+        ),
+        [lambda: from_sparsecore({"w": PAIR}, FROZEN, {"v": TABLE, "w": TABLE})],
+    ),
+    (
+        "give a tree with its keys.",
+        lambda: from_sparsecore({}),
+        [lambda: from_sparsecore({"t": PAIR})],
+    ),
+    (
+        "give its EmbeddingVariables, or (table, (accumulator,)).",
+        lambda: from_sparsecore({"t": ARRAY}),
+        [lambda: from_sparsecore({"t": (ARRAY, (ARRAY,))})],
+    ),
+    (
+        "(accumulator,) belongs to dialects.sparsecore, and (accumulator, local_step) "
+        "to dialects.sparsecore_f2a.",
+        lambda: from_sparsecore({"t": PAIR}, aj.dialects.sparsecore_f2a()),
+        [
+            lambda: from_sparsecore({"t": PAIR}, aj.dialects.sparsecore()),
+            lambda: from_sparsecore(
+                {"t": (ARRAY, (ARRAY, ARRAY))}, aj.dialects.sparsecore_f2a()
+            ),
+        ],
+    ),
+    (
+        "of other numbers, as initial_local_step_value may begin from there, give "
+        "np.round.",
+        lambda: counted_there(1.5 * ARRAY),
+        [lambda: counted_there(np.round(1.5 * ARRAY))],
+    ),
     # Diagnostics
     (
         "pass what the optimizer's init or update returned.",
@@ -1184,6 +1230,16 @@ def uneven(optimizer, **kwargs):
     return aj.interop.from_torch(state_dict, optimizer.init(BOTH), BOTH, **kwargs)
 
 
+def from_sparsecore(variables, optimizer=OPTIMIZER, params=None):
+    params = {"t": TABLE} if params is None else params
+    state = optimizer.init(params)
+    return aj.interop.from_sparsecore(variables, state, params, step=1)
+
+
+def counted_there(steps):
+    return from_sparsecore({"t": (ARRAY, (ARRAY, steps))}, aj.dialects.sparsecore_f2a())
+
+
 @pytest.mark.parametrize("says, wrong, right", CASES, ids=[c[0][:40] for c in CASES])
 def test_remedy(says, wrong, right):
     with pytest.raises(Exception, match=re.escape(says)) as caught:
@@ -1205,6 +1261,7 @@ ELSEWHERE = {
     "install it: pip install matplotlib": "diagnostics/test_figure.py",
     "use the version of adagrad_jax that wrote it": "a file of another version",
     "set the environment variable KERAS_BACKEND=jax": "a process of its own",
+    "unstack what was stacked and sharded, by table_stacking.": "jax-tpu-embedding's",
     "pass custom_objects={": "test_keras3.py",
     "decorate its class with dataclasses.dataclass": "test_keras3.py",
     "write class {}(RowSparseTraining, keras.Model)": "test_keras3.py",

@@ -6,15 +6,16 @@ ours, params)``, which returns our state filled, and ``to_x(ours, theirs, params
 which returns theirs filled. The state to be filled is what the new optimizer gives
 before its first step; whatever the other side does not know stays as it is there.
 
-================  ====================================================================
+================= ====================================================================
 framework         what its state is here
-================  ====================================================================
+================= ====================================================================
 PyTorch           ``optimizer.state_dict()`` of ``torch.optim.Adagrad``
 Keras             ``optimizer.get_weights()`` of TensorFlow 2.0, or the values of
                   ``optimizer.variables`` of Keras 3: a list of arrays
 Optax             the state of any chain with ``optax.scale_by_rss`` in it
 FBGEMM            ``tables.split_optimizer_states()`` of exact (row-wise) Adagrad
-================  ====================================================================
+jax-tpu-embedding a tree of ``EmbeddingVariables``: a table, and its slots
+================= ====================================================================
 
 Our state may come from any chain: accumulators are looked for inside ``optax.chain``,
 ``partition``, ``masked``, ``inject_hyperparams`` and the like. What is carried over:
@@ -42,6 +43,8 @@ from adagrad_jax.interop._keras import from_keras as from_keras
 from adagrad_jax.interop._keras import to_keras as to_keras
 from adagrad_jax.interop._optax import from_optax as from_optax
 from adagrad_jax.interop._optax import to_optax as to_optax
+from adagrad_jax.interop._sparsecore import from_sparsecore as from_sparsecore
+from adagrad_jax.interop._sparsecore import to_sparsecore as to_sparsecore
 from adagrad_jax.interop._torch import from_torch as from_torch
 from adagrad_jax.interop._torch import to_torch as to_torch
 
@@ -49,9 +52,11 @@ __all__ = [
     "from_fbgemm",
     "from_keras",
     "from_optax",
+    "from_sparsecore",
     "from_torch",
     "to_fbgemm",
     "to_keras",
     "to_optax",
+    "to_sparsecore",
     "to_torch",
 ]

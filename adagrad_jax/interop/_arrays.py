@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 # What may be below 0, other than sums of squares.
-_SIGNED = ("average", "gradient_sum")
+_SIGNED = ("average", "gradient_sum", "table")
 
 
 def to_numpy(value: Any, what: str = "an array") -> np.ndarray:

@@ -53,8 +53,8 @@ def find_kept(state: Any, params: Any, kind: type) -> dict[str, Found]:
                 name = jax.tree_util.keystr(kept.path)
                 if name in found:
                     raise ValueError(
-                        f"the state has two {field}s of {at_leaf(name)}; give the part "
-                        "of the state with the right one."
+                        f"the state has two {field.rstrip('s')}s of {at_leaf(name)}; "
+                        "give the part of the state with the right one."
                     )
                 found[name] = Found(array, field, kept.place)
     if not found:
