@@ -139,6 +139,7 @@ def siblings(ids: str) -> dict[str, Callable[..., Step]]:
         "RoundedDiagonal(float16)": row_step(
             aj.adagrad(RATE, accumulator=aj.RoundedDiagonal(jnp.float16)), ids
         ),
+        "frequency_adagrad": row_step(aj.frequency_adagrad(RATE), ids),
         "lazy decay": row_step(
             optax.chain(aj.adagrad(RATE), aj.lazy_weight_decay(RATE, 0.01)), ids
         ),

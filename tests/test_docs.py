@@ -88,8 +88,8 @@ def test_the_port_of_the_keras_page_runs():
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_examples_of_the_family_run(capsys):
     namespace = run_examples((ROOT / "docs" / "family.md").read_text(), "family.md")
-    moved, decayed, *report = capsys.readouterr().out.splitlines()
-    assert moved == "True"
+    moved, reads, decayed, *report = capsys.readouterr().out.splitlines()
+    assert moved == "True" and reads == "[4 0 1]"
     np.testing.assert_allclose(float(decayed), 0.999**2, rtol=1e-6)
     assert namespace["report"].leaves[0].untouched_rows == 997
     assert "99.7%" in "".join(report)
@@ -120,7 +120,7 @@ def test_the_memory_is_what_the_states_take():
     page = (ROOT / "docs" / "family.md").read_text()
     (table,) = re.findall(r"<!-- memory -->\n.*?\|\n\|-.*?\n(.*?)<!--", page, re.S)
     rows = [line.strip("| \n").split(" | ") for line in table.splitlines()]
-    assert len(rows) == 12
+    assert len(rows) == 14
     for optimizer, *promised in rows:
         for dtypes, text in zip((["f4"], ["bfloat16", "f2"]), promised, strict=True):
             for dtype in dtypes:

@@ -50,6 +50,7 @@ ROWS = {
     "An average of the weights": {"['table']"},
     "Gradient accumulation": {"['table']"},
     "Growing a table": {"['table']"},
+    "Tables of jax-tpu-embedding": {"['table']"},
     "Learning rates and accumulators of each table": {"['items']", "['brands']"},
 }
 
