@@ -504,6 +504,11 @@ CASES = [
         ],
     ),
     (
+        "pass what the table is read by",
+        lambda: aj.sharding.num_passes(jnp.ones(4), 4, ROW_SHARDING),
+        [lambda: aj.sharding.num_passes(jnp.ones(4, int), 4, ROW_SHARDING)],
+    ),
+    (
         '("model",)) makes one',
         lambda: aj.sharding.RowSharding(2, "model"),
         [
@@ -947,6 +952,18 @@ CASES = [
         ],
     ),
     (
+        "give it another optimizer, by optax.partition.",
+        lambda: beside_a_table(aj.dialects.sparsecore_f2a()),
+        [
+            lambda: beside_a_table(
+                optax.partition(
+                    {"t": aj.dialects.sparsecore_f2a(), "w": OPTIMIZER},
+                    {"t": "t", "w": "w"},
+                )
+            )
+        ],
+    ),
+    (
         "of other numbers, as initial_local_step_value may begin from there, give "
         "np.round.",
         lambda: counted_there(1.5 * ARRAY),
@@ -1234,6 +1251,11 @@ def from_sparsecore(variables, optimizer=OPTIMIZER, params=None):
     params = {"t": TABLE} if params is None else params
     state = optimizer.init(params)
     return aj.interop.from_sparsecore(variables, state, params, step=1)
+
+
+def beside_a_table(optimizer):
+    pairs = {"t": (ARRAY, (ARRAY, ARRAY))}
+    return from_sparsecore(pairs, optimizer, {"t": TABLE, "w": W})
 
 
 def counted_there(steps):

@@ -56,6 +56,7 @@ def choose(
     num_values: int,
     strict: bool = True,
     required: Collection[int] = (),
+    preferred: Collection[int] = (),
 ) -> Choice:
     """Finds out which of a function's parameters get a gradient of rows.
 
@@ -66,6 +67,7 @@ def choose(
       num_values: How many of the function's results, the first ones, have derivatives.
       strict: Whether it is an error to choose what cannot have rows.
       required: Numbers of parameters that must have rows, whatever ``tables`` says.
+      preferred: Of those that "auto" gives rows wherever possible.
 
     Raises:
       TypeError: If ``tables`` chooses what has no rows.
@@ -90,8 +92,8 @@ def choose(
     while True:
         reasons |= uses.dense
         if automatic:
-            by_cost = tables == "auto"
             by_choice = row_axes.keys() - reasons.keys() - must_have_rows
+            by_cost = by_choice - set(preferred) if tables == "auto" else set()
             reasons |= _without_gain(uses, row_axes, keyed, by_choice, by_cost)
         for i in must_have_rows & reasons.keys() if strict else ():
             how = "`row_sharding`" if i in required else "`tables`"
@@ -135,7 +137,7 @@ def _without_gain(
     row_axes: dict[int, int],
     keyed: Sequence[tuple[Any, Any]],
     numbers: Collection[int],
-    by_cost: bool,
+    by_cost: Collection[int],
 ) -> dict[int, Reason]:
     """Those for which an array is better, though rows are all that is read."""
     found = {}
@@ -150,7 +152,7 @@ def _without_gain(
             # They are parameters of their own more often than a table's (layers in one
             # array): they do not make a table by themselves.
             found[i] = Reason(None, "only rows that the program fixes are read")
-        elif by_cost and not _are_rows_faster(num_ids, num_rows, width):
+        elif i in by_cost and not _are_rows_faster(num_ids, num_rows, width):
             what = f"{num_ids:,} ids are read of {num_rows:,} rows of {width:,}"
             found[i] = Reason(None, f"{what}: an array is faster")
     return found

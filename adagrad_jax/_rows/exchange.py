@@ -34,7 +34,11 @@ from adagrad_jax._rows.fold import (
     fold,
     index_of,
 )
-from adagrad_jax._rows.placement import gathered, with_automatic_axes
+from adagrad_jax._rows.placement import (
+    gathered,
+    varying_as,
+    with_automatic_axes,
+)
 from adagrad_jax._rows.row_sharding import RowSharding
 
 State = TypeVar("State")
@@ -184,7 +188,7 @@ class Exchange:
                 axis_names=axes,
                 check_vma=False,
             )
-            return mapped(*args)
+            return varying_as(mapped(*args), args)
 
         return with_automatic_axes(call, args, out_specs)
 

@@ -11,15 +11,14 @@ import jax
 import numpy as np
 
 from adagrad_jax._rows.choice import (
-    Choice,
     TableFilter,
-    choose,
     describe,
     place_of,
     primitive_of,
     remedy_for,
 )
-from adagrad_jax._rows.trace import Call, as_positions, trace
+from adagrad_jax._rows.sharded import Plan, RowShardings, check_row_sharding, plan
+from adagrad_jax._rows.trace import Call, as_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +35,8 @@ class LeafExplanation:
       num_reads: In how many places of the function.
       bytes_touched: Of how many bytes of the parameter a step needs to know, at most.
       bytes_total: How many it has.
+      exchanged: Along which axes of a mesh its rows are exchanged; none, if no
+        ``row_sharding`` and no type says that they lie on several devices.
       reason: Why it is dense; None if it is not.
       primitive: The name of the operation that is the reason, if it is one.
       where: That operation's place in the code, as "file:line (function)".
@@ -52,6 +53,7 @@ class LeafExplanation:
     num_reads: int
     bytes_touched: int
     bytes_total: int
+    exchanged: tuple[str, ...] = ()
     reason: str | None = None
     primitive: str | None = None
     where: str | None = None
@@ -63,6 +65,7 @@ class LeafExplanation:
         return dataclasses.asdict(self) | {
             "shape": list(self.shape),
             "dtype": str(self.dtype),
+            "exchanged": list(self.exchanged),
             "warnings": list(self.warnings),
         }
 
@@ -102,6 +105,7 @@ def explain(
     has_aux: bool = False,
     *,
     tables: Literal["auto"] | TableFilter = "auto",
+    row_sharding: RowShardings | None = None,
 ) -> Callable[..., Explanation]:
     """Which gradients :func:`value_and_grad` gives by rows, and why not the others.
 
@@ -110,6 +114,7 @@ def explain(
       argnums: As there.
       has_aux: As there.
       tables: As there; but what cannot be as it chooses is explained, not raised.
+      row_sharding: As there; but what it chooses and cannot have rows is explained.
 
     Returns:
       A function of the arguments of ``fun``, of which arrays may also be given by a
@@ -119,6 +124,7 @@ def explain(
 
     Raises:
       TypeError: As :func:`value_and_grad`.
+      ValueError: If a parameter cannot lie as ``row_sharding`` says, or does not.
 
     Example:
       >>> import adagrad_jax as aj, jax, jax.numpy as jnp
@@ -135,23 +141,23 @@ def explain(
       >>> explanation.leaves[1].num_ids, explanation.leaves[1].bytes_touched
       (8192, 2097152)
     """
-
+    check_row_sharding(row_sharding)
     positions = as_positions(argnums)
 
     @functools.wraps(fun)
     def explain_fun(*args: Any, **kwargs: Any) -> Explanation:
         call = Call.of(fun, positions, args, kwargs)
-        traced, keyed = trace(call, has_aux), call.keyed
-        jaxpr = traced.jaxpr.jaxpr
-        choice = choose(jaxpr, keyed, tables, traced.num_values, strict=False)
+        planned = plan(call, has_aux, tables, row_sharding, strict=False)
         return Explanation(
-            tuple(_explained(i, *keyed[i], choice) for i in range(len(keyed)))
+            tuple(_explained(i, *pair, planned) for i, pair in enumerate(call.keyed))
         )
 
     return explain_fun
 
 
-def _explained(number: int, path: Any, leaf: Any, choice: Choice) -> LeafExplanation:
+def _explained(number: int, path: Any, leaf: Any, planned: Plan) -> LeafExplanation:
+    choice, table = planned.choice, planned.tables.get(number)
+    by_rows = table.row_sharding if table else None
     aval = jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
     dtype = np.dtype(aval.dtype)
     row_axes = choice.row_axes.get(number, 0)
@@ -171,6 +177,7 @@ def _explained(number: int, path: Any, leaf: Any, choice: Choice) -> LeafExplana
         num_reads=len(reads),
         bytes_touched=min(num_ids * row, total) if row_axes else total,
         bytes_total=total,
+        exchanged=by_rows.axes if by_rows else (),
         reason=None if row_axes else describe(reason) if reason else _NO_TABLE,
         primitive=primitive_of(where) if where else None,
         where=place_of(where) or None if where else None,
@@ -222,6 +229,8 @@ def _bytes(size: int) -> str:
 
 def _remarks(leaf: LeafExplanation) -> list[str]:
     remarks = [f"slow: {warning}" for warning in leaf.warnings]
+    if leaf.exchanged:
+        remarks.insert(0, f"rows lie, and are exchanged, along {leaf.exchanged}")
     if leaf.reason:
         remarks.insert(0, leaf.reason)
     if leaf.remedy:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from adagrad_jax._rows.choice import TableFilter
 from adagrad_jax._rows.lookups import evaluate
-from adagrad_jax._rows.sharded import RowShardings, check_row_sharding, choose_sharded
-from adagrad_jax._rows.trace import Call, as_positions, trace
+from adagrad_jax._rows.sharded import RowShardings, check_row_sharding, plan
+from adagrad_jax._rows.trace import Call, as_positions
 
 
 def with_rows(
@@ -55,15 +55,13 @@ def with_rows(
     @functools.wraps(fun)
     def fun_with_rows(*args: Any, **kwargs: Any) -> Any:
         call = Call.of(fun, positions, args, kwargs)
-        traced = trace(call, has_aux=False)
-        choice, sharded = choose_sharded(
-            traced.jaxpr.jaxpr, call.keyed, tables, traced.num_values, row_sharding
-        )
-        arguments = [sharded.get(i, leaf) for i, leaf in enumerate(traced.leaves)]
-        taps = [read.tap() for read in choice.uses.reads]
-        results, _ = evaluate(
-            traced.jaxpr, arguments, choice.uses, taps, traced.num_values
-        )
+        planned = plan(call, False, tables, row_sharding)
+        traced, uses = planned.traced, planned.choice.uses
+        arguments = [
+            planned.tables.get(i, leaf) for i, leaf in enumerate(traced.leaves)
+        ]
+        taps = [read.tap() for read in uses.reads]
+        results, _ = evaluate(traced.jaxpr, arguments, uses, taps, traced.num_values)
         return traced.unflatten(results)
 
     return fun_with_rows

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.choice import Choice, TableFilter
+from adagrad_jax._rows.choice import TableFilter
 from adagrad_jax._rows.exchange import join
 from adagrad_jax._rows.lookups import Read, evaluate
 from adagrad_jax._rows.row_sparse import RowSparse
-from adagrad_jax._rows.sharded import RowShardings, check_row_sharding, choose_sharded
-from adagrad_jax._rows.trace import Call, Traced, as_positions, trace
+from adagrad_jax._rows.sharded import Plan, RowShardings, check_row_sharding, plan
+from adagrad_jax._rows.trace import Call, as_positions
 from adagrad_jax._rows.views import Table
 
 
@@ -69,7 +69,8 @@ def value_and_grad(
         leaf) -> RowSharding | None``. Rows are then read, and their gradients summed,
         by an exchange among these devices, each of which handles its part of the ids
         (see docs/sharding.md). It implies rows: "auto" does not weigh, and what the
-        function gives one for must be read by rows only.
+        function gives one for must be read by rows only. On a mesh with explicit axes
+        types say where rows lie, without it.
 
     Returns:
       A function of the arguments of ``fun`` that returns its value (with ``has_aux`` a
@@ -116,11 +117,8 @@ def value_and_grad(
     @functools.wraps(fun)
     def value_and_grad_of_fun(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         call = Call.of(fun, positions, args, kwargs)
-        traced = trace(call, has_aux)
-        choice, sharded = choose_sharded(
-            traced.jaxpr.jaxpr, call.keyed, tables, traced.num_values, row_sharding
-        )
-        value, gradients = _gradients(differentiate, traced, choice, sharded)
+        planned = plan(call, has_aux, tables, row_sharding)
+        value, gradients = _gradients(differentiate, planned)
         return value, call.unflatten(gradients)
 
     return value_and_grad_of_fun
@@ -182,16 +180,14 @@ def grad(
 
 
 def _gradients(
-    differentiate: Callable[..., Any],
-    traced: Traced,
-    choice: Choice,
-    tables: dict[int, Table],
+    differentiate: Callable[..., Any], planned: Plan
 ) -> tuple[Any, list[Any]]:
     """The value, and the gradient of each leaf.
 
     ``differentiate`` is ``jax.value_and_grad`` by two arguments, with auxiliary data.
     """
-    leaves, uses = traced.leaves, choice.uses
+    traced, tables, uses = planned.traced, planned.tables, planned.choice.uses
+    leaves = traced.leaves
 
     def value_of(dense: dict[int, Any], taps: list[jax.Array]) -> Any:
         args = [tables[i] if i in tables else dense[i] for i in range(len(leaves))]

@@ -69,6 +69,8 @@ def spec_of(x: jax.Array) -> PartitionSpec:
 
 def sharding_of(x: Any) -> Any:
     """Where it lies, if that is known: by its type, or since it was put there."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.sharding
     if not isinstance(x, jax.Array):
         return None
     by_type = jax.typeof(x).sharding
@@ -84,6 +86,14 @@ def gathered(x: jax.Array) -> jax.Array:
     if AxisType.Explicit not in sharding.mesh.axis_types or sharding.spec[0] is None:
         return x
     return jax.reshard(x, PartitionSpec(None, *sharding.spec[1:]))
+
+
+def split_as(x: jax.Array, other: jax.Array) -> jax.Array:
+    """With the first axis where the type of another array says that it has its own."""
+    sharding = jax.typeof(x).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return x
+    return jax.reshard(x, PartitionSpec(spec_of(other)[0], *sharding.spec[1:]))
 
 
 def on_mesh_of(aval: Any) -> contextlib.AbstractContextManager[Any]:

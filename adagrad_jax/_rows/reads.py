@@ -52,11 +52,9 @@ def show_indices(x: Any) -> None:
         show_indices(arg)
     by_indices = x.name == "dynamic_slice" or (x.name == "gather" and not _is_lookup(x))
     if by_indices and x.eqn:
-        operand, *indices = x.args
+        operand, *indices = x.eqn.invars[0].aval, *x.args[1:]
         if any(isinstance(index, Tracer) for index in indices):
-            aval = operand.value if isinstance(operand, Table) else operand
-            aval = aval.aval if isinstance(aval, View) else jax.typeof(aval)
-            x.eqn.primitive.bind(placeholder(aval), *indices, **x.params)
+            x.eqn.primitive.bind(placeholder(operand), *indices, **x.params)
 
 
 def waits(view: View) -> bool:

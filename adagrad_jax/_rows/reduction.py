@@ -29,11 +29,15 @@ def sum_over(
 
     Each row's sum is rounded to the table's dtype once, after the last device's entry.
     """
+    by_rows = gradient.row_sharding
+    if by_rows is not None:  # along other axes: what arrived there is with others
+        gradient = gradient._materialized()
     ids, rows = _distinct_rows(gradient)
     ids, rows = _of_all((ids, rows), axis_name)
     if mean:
         rows = rows / jnp.asarray(lax.axis_size(axis_name), rows.dtype)
-    return RowSparse(ids, rows, gradient.shape).astype(gradient.dtype)
+    total = RowSparse.on_devices(ids, rows, gradient.shape, by_rows)
+    return total.astype(gradient.dtype)
 
 
 def _distinct_rows(gradient: RowSparse) -> tuple[jax.Array, jax.Array]:

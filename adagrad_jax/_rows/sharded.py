@@ -1,11 +1,12 @@
 """Which of a function's parameters are tables whose rows lie on several devices."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-from jax.extend import core
-from jax.sharding import NamedSharding
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adagrad_jax._rows import placement
 from adagrad_jax._rows.choice import (
@@ -16,6 +17,7 @@ from adagrad_jax._rows.choice import (
     wherever_possible,
 )
 from adagrad_jax._rows.row_sharding import RowSharding
+from adagrad_jax._rows.trace import Call, Traced, trace
 from adagrad_jax._rows.views import Table
 
 RowShardings = RowSharding | Callable[[tuple[Any, ...], Any], RowSharding | None]
@@ -34,34 +36,107 @@ def check_row_sharding(row_sharding: Any) -> None:
         )
 
 
-def choose_sharded(
-    jaxpr: core.Jaxpr,
-    keyed: Sequence[tuple[Any, Any]],
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A call, traced, and which of its parameters are tables.
+
+    Attributes:
+      traced: The call.
+      choice: What was chosen for each parameter.
+      tables: Those with a gradient of rows, by their number.
+    """
+
+    traced: Traced
+    choice: Choice
+    tables: dict[int, Table]
+
+
+def plan(
+    call: Call,
+    has_aux: bool,
     tables: Literal["auto"] | TableFilter,
-    num_values: int,
     row_sharding: RowShardings | None,
-) -> tuple[Choice, dict[int, Table]]:
-    """Which parameters get a gradient of rows, and these as :class:`Table`.
+    strict: bool = True,
+) -> Plan:
+    """Traces a call, and finds out which parameters get a gradient of rows.
+
+    Where types tell that a table lies by rows, JAX would ask where the rows that are
+    read shall be, or refuse. They are not read so: the function is traced as if such a
+    table were whole everywhere.
 
     Raises:
       TypeError: If ``row_sharding`` gives something else than it should.
-      ValueError: If a parameter was to lie by rows and does not, cannot, or is read
-        otherwise than by rows.
+      ValueError: If a parameter was to lie by rows and does not, cannot, or (with
+        ``strict``) is read otherwise than by rows.
     """
+    whole = {i: x for i, (_, leaf) in enumerate(call.keyed) if (x := _made_whole(leaf))}
+    while True:
+        try:
+            traced = trace(call, has_aux, whole)
+        except Exception:
+            if not whole:
+                raise
+            whole = {}  # the function itself may say how it lies
+            continue
+        choice, chosen = _choose(traced, call.keyed, tables, row_sharding, strict)
+        if whole.keys() <= chosen.keys():
+            return Plan(traced, choice, chosen)
+        whole = {i: x for i, x in whole.items() if i in chosen}
+
+
+def _made_whole(leaf: Any) -> jax.ShapeDtypeStruct | None:
+    """Its type, as if all devices had all rows; None if no type tells that not."""
+    if _by_type(leaf) is None:
+        return None
+    sharding = placement.sharding_of(leaf)
+    whole = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+
+
+def _by_type(leaf: Any) -> RowSharding | None:
+    """Where its rows lie, if its type tells, among several devices."""
+    sharding, axes = placement.sharding_of(leaf), _spec(leaf)
+    if not (
+        isinstance(sharding, NamedSharding)
+        and AxisType.Explicit in sharding.mesh.axis_types
+        and any(axes)
+    ):
+        return None
+    is_mapped = isinstance(leaf, jax.Array) and placement.varying_axes(leaf)
+    return None if is_mapped else RowSharding(sharding.mesh, tuple(axes))
+
+
+def _choose(
+    traced: Traced,
+    keyed: Sequence[tuple[Any, Any]],
+    tables: Literal["auto"] | TableFilter,
+    row_sharding: RowShardings | None,
+    strict: bool,
+) -> tuple[Choice, dict[int, Table]]:
+    jaxpr, preferred = traced.jaxpr.jaxpr, dict[int, RowSharding]()
     if isinstance(row_sharding, RowSharding):
         by_rows = {i: row_sharding for i, (_, x) in enumerate(keyed) if _lies(x)}
         tables = wherever_possible if tables == "auto" else tables
+    elif row_sharding is None:
+        by_rows = {}
+        preferred = {i: x for i, (_, leaf) in enumerate(keyed) if (x := _by_type(leaf))}
     else:
         by_rows = _given(keyed, row_sharding)
-    choice = choose(jaxpr, keyed, tables, num_values, required=by_rows.keys())
+    choice = choose(jaxpr, keyed, tables, traced.num_values, strict, by_rows, preferred)
     if isinstance(row_sharding, RowSharding):
         by_rows = dict.fromkeys(choice.row_axes, row_sharding)
     for i, sharding in by_rows.items():
         _check(*keyed[i], sharding)
+    by_rows = preferred | by_rows
     return choice, {
-        i: Table(i, jax.numpy.asarray(keyed[i][1]), axes, _if_several(by_rows.get(i)))
+        i: Table(i, _as_array(keyed[i][1]), axes, _if_several(by_rows.get(i)))
         for i, axes in choice.row_axes.items()
     }
+
+
+def _as_array(leaf: Any) -> Any:
+    """Itself, if it is only the type of one."""
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
 
 def _if_several(row_sharding: RowSharding | None) -> RowSharding | None:
@@ -74,8 +149,6 @@ def _if_several(row_sharding: RowSharding | None) -> RowSharding | None:
 def _given(
     keyed: Sequence[tuple[Any, Any]], row_sharding: Any
 ) -> dict[int, RowSharding]:
-    if row_sharding is None:
-        return {}
     of_all = {i: row_sharding(*pair) for i, pair in enumerate(keyed)}
     for i, sharding in of_all.items():
         if sharding is not None and not isinstance(sharding, RowSharding):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -122,8 +123,15 @@ class Traced:
     num_values: int
 
 
-def trace(call: Call, has_aux: bool) -> Traced:
-    """Traces ``call``, of which only what it returns is needed."""
+def trace(
+    call: Call,
+    has_aux: bool,
+    instead: Mapping[int, jax.ShapeDtypeStruct] = types.MappingProxyType({}),
+) -> Traced:
+    """Traces ``call``, of which only what it returns is needed.
+
+    Of leaves with these numbers, it is to see these types instead.
+    """
     structure, constants, num_values = None, [], 0
 
     def arrays_only(leaves: list[Any]) -> list[Any]:
@@ -148,7 +156,8 @@ def trace(call: Call, has_aux: bool) -> Traced:
             if constant is None
         ]
 
-    jaxpr = jax.make_jaxpr(arrays_only)(call.leaves)
+    leaves = [instead.get(i, leaf) for i, leaf in enumerate(call.leaves)]
+    jaxpr = jax.make_jaxpr(arrays_only)(leaves)
 
     def unflatten(results: list[Any]) -> Any:
         arrays = iter(results)

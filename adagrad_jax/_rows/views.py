@@ -22,6 +22,7 @@ from jax import lax
 from jax.extend import core
 
 from adagrad_jax._rows.exchange import read_rows
+from adagrad_jax._rows.placement import split_as
 from adagrad_jax._rows.row_sharding import RowSharding
 
 LONGEST_ROW = 1024
@@ -279,6 +280,7 @@ def _take_rows(table: Table, places: Places, reader: Reader) -> jax.Array:
         ids = jnp.where(places.live, ids, num_rows)
     if table.row_sharding is not None:
         rows = read_rows(table.value, ids, k, table.row_sharding)
+        rows = split_as(rows, ids)
     else:
         whole = (None,) * (len(table.shape) - k)
         rows = take_array(table.value, places.at((*places.indices[:k], *whole)))

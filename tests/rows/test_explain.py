@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import adagrad_jax as aj
 
@@ -144,6 +145,33 @@ def test_what_tables_cannot_have_is_explained():
     assert gradients["['small']"] == "rows" and gradients["['tied']"] == "dense"
     with pytest.raises(ValueError, match="tied"):
         aj.grad(model, tables=every)(PARAMS, IDS)
+
+
+def test_it_says_which_rows_are_exchanged():
+    """And what should lie by rows but is read otherwise, without an error."""
+    mesh = jax.make_mesh((4,), ("d",), (AxisType.Auto,))
+    by_rows = aj.sharding.RowSharding(mesh, "d")
+
+    def exchanged(path, leaf):
+        return by_rows if path[-1].key in ("table", "tied") else None
+
+    explanation = aj.explain(model, row_sharding=exchanged)(PARAMS, IDS)
+    leaves = {leaf.path: leaf for leaf in explanation.leaves}
+    assert leaves["['table']"].gradient == "rows"
+    assert leaves["['table']"].exchanged == ("d",)
+    assert leaves["['small']"].exchanged == ()
+    assert leaves["['tied']"].gradient == "dense" and leaves["['tied']"].reason
+    assert str(explanation).count("rows lie, and are exchanged, along ('d',)") == 1
+
+
+def test_it_says_so_of_types():
+    mesh = jax.make_mesh((4,), ("d",), (AxisType.Explicit,))
+    by_rows = NamedSharding(mesh, PartitionSpec("d"))
+    table = jax.ShapeDtypeStruct((1000, 4), jnp.float32, sharding=by_rows)
+    explain = aj.explain(lambda table, ids: jnp.sum(table[ids]))
+    with jax.set_mesh(mesh):
+        (leaf,) = explain(table, IDS).leaves
+    assert leaf.gradient == "rows" and leaf.exchanged == ("d",)
 
 
 def test_it_warns_of_16_bits_where_they_are_slow(monkeypatch):

@@ -28,6 +28,9 @@ IDS = {
     "of one owner": np.arange(n) % (V // 8) + V // 8,
     "strided": np.arange(n) * 16 % V,
     "some out of range": rng.integers(-V, 2 * V, n),
+    "one device has none": np.where(np.arange(n) < 7, V, rng.integers(0, V, n)),
+    "fewer than devices": np.array([40, 3, 40]),
+    "none": np.zeros(0, int),
 }
 
 
@@ -113,6 +116,7 @@ OPTIMIZERS = {
     "ftrl": aj.ftrl(0.1, l1_regularization_strength=0.01),
     "decay": optax.chain(aj.add_decayed_weights(0.01), aj.adagrad(0.1)),
     "lazy decay": optax.chain(aj.adagrad(0.1), aj.lazy_weight_decay(0.1, 0.01)),
+    "frequency": aj.frequency_adagrad(0.1, rho=0.8, max_multiplier=1.5),
     "capped": optax.chain(aj.adagrad(0.1), aj.cap_row_norms(1.0)),
 }
 
@@ -197,22 +201,110 @@ def test_meshes_of_two_axes(axis, spec, table):
     assert_same(jax.block_until_ready(got), expected)
 
 
-def test_a_mesh_with_explicit_axes(on_one_device):
-    """There JAX asks where rows go, of any table, and types say where tables lie."""
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
-    by_rows = aj.sharding.RowSharding(mesh, "d")
+def test_in_float64():
+    """Within rounding: whatever is exchanged, all of it is, once."""
     optimizer = optax.chain(aj.clip_by_global_norm(1.0), aj.adagrad(0.1))
+    by_rows = aj.sharding.RowSharding(MESH, "d", capacity=0.01)
+    with jax.enable_x64(True):
+        params = new_params(dtype=jnp.float64)
+        params["w"] = params["w"].astype(jnp.float64)
+        ids = jnp.asarray(IDS["zipf"])
+        got = trained(optimizer, by_rows, ids, params=params, steps=3)
+        expected = trained(optimizer, None, ids, params=params, steps=3)
+        assert got[0]["table"].dtype == jnp.float64
+        assert_same(got, expected, rtol=1e-13)
 
-    def explicit_loss(params, ids):
-        table = params["table"].at[ids]
-        rows = table.get(mode="fill", fill_value=0, out_sharding=P("d"))
-        return jnp.sum(jnp.sin(rows) @ params["w"])
 
+def test_on_a_mesh_of_one_nothing_is_added():
+    """The program is the same, to the letter: it cannot be slower."""
+    mesh = jax.make_mesh((1,), ("d",), (AxisType.Auto,), devices=jax.devices()[:1])
+    optimizer, ids = aj.adagrad(0.1), jnp.asarray(IDS["zipf"], jnp.int32)
+    params = new_params()
+    arguments = params, optimizer.init(params), ids
+    with_one, without = (
+        jax.jit(make_step(optimizer, by_rows)).lower(*arguments).as_text()
+        for by_rows in (aj.sharding.RowSharding(mesh, "d"), None)
+    )
+    assert with_one == without
+
+
+EXPLICIT = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+BY_TYPE = aj.sharding.RowSharding(EXPLICIT, "d")
+
+
+def put_explicitly(x, spec):
+    return jax.device_put(x, NamedSharding(EXPLICIT, spec))
+
+
+def split_loss(params, ids):
+    """Where ids are split, JAX asks where rows go, of any table."""
+    table = params["table"].at[ids]
+    rows = table.get(mode="fill", fill_value=0, out_sharding=P("d"))
+    return jnp.sum(jnp.sin(rows) @ params["w"])
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["said", "by its type"])
+@pytest.mark.parametrize("spec", [P("d"), P()], ids=["split", "whole"])
+def test_a_mesh_with_explicit_axes(on_one_device, said, spec):
+    """There types say where tables lie. ``loss`` is as on one device."""
+    optimizer = optax.chain(aj.clip_by_global_norm(1.0), aj.adagrad(0.1))
     ids = IDS["zipf"][:48]
-    split = jax.device_put(jnp.asarray(ids, jnp.int32), NamedSharding(mesh, P("d")))
-    with jax.set_mesh(mesh):
-        got = trained(optimizer, by_rows, split, explicit_loss)
+    step = make_step(
+        optimizer, BY_TYPE if said else None, split_loss if spec == P("d") else loss
+    )
+    with jax.set_mesh(EXPLICIT):
+        params = aj.sharding.shard_rows(new_params(), BY_TYPE, is_table)
+        state = jax.jit(optimizer.init)(params)
+        put = put_explicitly(jnp.asarray(ids, jnp.int32), spec)
+        compiled = jax.jit(step).lower(params, state, put).compile()
+        got = params, state, None
+        for _ in range(2):
+            got = jax.block_until_ready(compiled(*got[:2], put))
     assert_same(got, on_one_device("clipped", optimizer, ids))
+    assert "all-to-all" in compiled.as_text()
+
+
+def with_a_table_beside(dense_part):
+    def function(params, ids):
+        return split_loss(params | {"w": jnp.ones(D)}, ids) + dense_part(params["w"])
+
+    return function
+
+
+def summed_where_it_lies(w):
+    def body(w):
+        return lax.psum(jnp.sum(w**2), "d")
+
+    return jax.shard_map(body, in_specs=P("d"), out_specs=P())(w)
+
+
+@pytest.mark.parametrize(
+    "dense_part",
+    [lambda w: jnp.sum(w**2), summed_where_it_lies],
+    ids=["anywhere", "by a shard_map"],
+)
+def test_by_its_type_only_what_is_read_by_rows(dense_part):
+    """What lies by rows and is used as a whole is as it is, also if it must be."""
+    w, table = jnp.arange(16.0), new_params()["table"]
+    ids = jnp.arange(48, dtype=jnp.int32)
+    with jax.set_mesh(EXPLICIT):
+        params = {
+            "table": put_explicitly(table, P("d")),
+            "w": put_explicitly(w, P("d")),
+        }
+        function = with_a_table_beside(dense_part)
+        ids = put_explicitly(ids, P("d"))
+        _, expected = jax.jit(jax.value_and_grad(function))(params, ids)
+
+        @jax.jit
+        def gradients(params, ids):
+            _, gradients = aj.value_and_grad(function)(params, ids)
+            assert isinstance(gradients["table"], aj.RowSparse)
+            return gradients | {"table": gradients["table"].to_dense()}
+
+        got = gradients(params, ids)
+    assert got["w"].sharding == params["w"].sharding
+    assert_same(got, expected)
 
 
 def test_what_the_gradient_is():
@@ -343,6 +435,40 @@ def test_inside_a_users_shard_map():
     mapped = jax.shard_map(body, mesh=MESH, in_specs=(spec, P("d")), out_specs=P())
     with pytest.raises(ValueError, match="cannot be read inside a shard_map over"):
         mapped(params, jnp.arange(8))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_inside_a_shard_map_over_other_axes(on_one_device, grouped):
+    """Copies along "d" exchange their own parts of the ids; then rows are summed."""
+    by_rows = aj.sharding.RowSharding(TWO, "m", capacity=0.01)
+    optimizer = optax.chain(aj.clip_by_global_norm(1.0), aj.adagrad(0.1))
+
+    def body(params, state, ids):
+        own = lax.pcast(params, "d", to="varying")
+        value, gradients = aj.value_and_grad(
+            loss, row_sharding=by_rows, tables=is_table
+        )(own, ids)
+        if grouped:  # by what came before, a scale say
+            gradients["table"] = gradients["table"].grouped() * 1.0
+        value, gradients = aj.sharding.psum((value, gradients), "d")
+        assert gradients["table"].row_sharding == by_rows
+        updates, state = optimizer.update(gradients, state, params)
+        return aj.apply_updates(params, updates), state, value
+
+    specs = P(), P(), P("d")
+    step = jax.jit(
+        jax.shard_map(body, mesh=TWO, axis_names={"d"}, in_specs=specs, out_specs=P())
+    )
+    ids = IDS["zipf"][:48]
+    params, state = new_params(), optimizer.init(new_params())
+    state = aj.sharding.shard_rows(state, by_rows, is_table, params=params)
+    params = aj.sharding.shard_rows(params, by_rows, is_table)
+    for _ in range(2):
+        params, state, value = jax.block_until_ready(
+            step(params, state, jnp.asarray(ids, jnp.int32))
+        )
+    assert params["table"].sharding.spec == P("m")
+    assert_same((params, state, value), on_one_device("clipped", optimizer, ids))
 
 
 def test_another_mesh_in_use():
