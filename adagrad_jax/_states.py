@@ -223,7 +223,8 @@ def is_in(part: Path, path: Path) -> bool:
 def _count_steps() -> tuple[type, ...]:
     """States with a field ``count`` of the updates done, for schedules.
 
-    Others, like Adam's, also count, but what they count for is not in an Adagrad's.
+    Others, like Adam's, also count, but what they count for is not in an Adagrad's:
+    ``scale_by_frequency``'s is nothing without the counts of its rows.
     """
     # It has no public name; and made when this is imported, it would start JAX's
     # backends before a program has said which.
@@ -233,7 +234,6 @@ def _count_steps() -> tuple[type, ...]:
         optax.InjectHyperparamsState,
         optax.InjectStatefulHyperparamsState,
         LazyWeightDecayState,
-        ScaleByFrequencyState,
         type(wrapped),
     )
 

@@ -26,7 +26,8 @@ Our state may come from any chain: accumulators are looked for inside ``optax.ch
   the other side.
 - *The number of steps taken*, to every schedule in the state, so that learning rates
   go on from where they were. Parts of ``optax.partition`` may have numbers of their
-  own.
+  own. (:func:`adagrad_jax.scale_by_frequency` counts steps for its rows, whose reads
+  only jax-tpu-embedding has counted: with others it begins anew.)
 
 Hyperparameters are not: make the new optimizer with those of the old one, with the
 function in :mod:`adagrad_jax.dialects` that is named after the framework.

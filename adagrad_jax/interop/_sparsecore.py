@@ -1,23 +1,25 @@
 """jax-tpu-embedding: in a tree like ours, a table together with its slots."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax.tree_util import GetAttrKey
 
 from adagrad_jax._adagrad import ScaleByAdagradState
 from adagrad_jax._frequency import ScaleByFrequencyState
-from adagrad_jax._states import ABSENT, Path, nodes, pairs, replace
+from adagrad_jax._states import ABSENT, Path, is_in, nodes, pairs, replace
 from adagrad_jax.interop._arrays import (
     at_leaf,
     converted,
     described,
+    put_like,
     to_number,
     to_numpy,
 )
-from adagrad_jax.interop._fill import Found, fill, find_kept
+from adagrad_jax.interop._fill import Found, fill, find_kept, known
 
 
 def from_sparsecore(
@@ -32,7 +34,9 @@ def from_sparsecore(
     To go on here, with :func:`adagrad_jax.dialects.sparsecore` or
     :func:`adagrad_jax.dialects.sparsecore_f2a`. The tables themselves are in
     ``variables``: ``{name: pair.table for name, pair in variables.items()}``. Leaves of
-    which ``variables`` has nothing, as those of dense layers, are left where they were.
+    which ``variables`` has nothing, as those of dense layers, are left where they were;
+    beside F2A's tables they must have an optimizer of their own (``optax.partition``),
+    for nobody has counted what has read them.
 
     Args:
       variables: A tree with the keys of ``params``, and in a table's place a pair of it
@@ -52,12 +56,13 @@ def from_sparsecore(
       TypeError: As :func:`from_torch`; if there is no pair where one must be.
       ValueError: If a table or a slot is of another shape than expected; if the slots
         are another optimizer's; if ``variables`` has what ``params`` or ``state`` has
-        not; if ``step`` is needed; if an accumulator or a count cannot be one.
+        not, or not what is counted together; if ``step`` is needed; if an accumulator
+        or a count cannot be one.
 
     Example:
       >>> import adagrad_jax as aj, jax.numpy as jnp, numpy as np, optax
       >>> slots = np.full((3, 2), 0.5), np.array([[4.0, 4.0], [0.0, 0.0], [1.0, 1.0]])
-      >>> params = {"items": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
+      >>> params = {"items": jnp.zeros((3, 2))}
       >>> state = aj.interop.from_sparsecore(
       ...     {"items": (np.zeros((3, 2)), slots)},
       ...     aj.dialects.sparsecore_f2a(0.1).init(params),
@@ -77,7 +82,8 @@ def from_sparsecore(
     state = fill(state, sums, arrays, steps)
     counts = {name: x.kept[1] for name, x in found.items() if len(x.kept) > 1}
     arrays = {name: _counts(name, found[name].pair) for name in counts}
-    return fill(state, counts, arrays, {})
+    state = fill(state, counts, arrays, {})
+    return replace(state, dict(_step_counts(state, params, counts, step)))
 
 
 def to_sparsecore(state: optax.OptState, variables: Any, params: optax.Params) -> Any:
@@ -123,6 +129,27 @@ def to_sparsecore(state: optax.OptState, variables: Any, params: optax.Params) -
                 array = np.broadcast_to(array[:, None], theirs.shape)
             new[path] = converted(name, field, array, theirs)
     return replace(variables, new)
+
+
+def _step_counts(
+    state: Any, params: Any, filled: dict[str, Found], step: int | None
+) -> Iterator[tuple[Path, Any]]:
+    """The new counts of steps, each with its place, beside the counts of reads."""
+    for path, node in nodes(state):
+        if not isinstance(node, ScaleByFrequencyState):
+            continue
+        if not any(is_in(path, leaf.place) for leaf in filled.values()):
+            continue
+        for name, leaf in find_kept(state, params, ScaleByFrequencyState).items():
+            if is_in(path, leaf.place) and name not in filled:
+                raise ValueError(
+                    f"`variables` has nothing for {at_leaf(name)}, whose reads are "
+                    "counted together with others': it would have none of the steps "
+                    "taken, and make long ones; give it another optimizer, by "
+                    "optax.partition."
+                )
+        number = to_number(known(step))
+        yield (*path, GetAttrKey("count")), put_like(number, node.count)
 
 
 class _Pair(NamedTuple):
