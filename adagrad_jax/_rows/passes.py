@@ -1,6 +1,7 @@
 """How often devices must send, for given ids."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def num_passes(ids: ArrayLike, num_rows: int, row_sharding: RowSharding) -> jax.
     exchange = Exchange(simulated, num_rows, math.ceil(ids.size / number))
 
     def count(ids: jax.Array) -> jax.Array:
-        def one_more(count: jax.Array, queue: Queue, *_: jax.Array) -> tuple:
+        def one_more(count: jax.Array, queue: Queue, *_: Any) -> tuple[Any, Queue]:
             return count + 1, queue
 
         queue = exchange.queue(find_distinct(ids, num_rows).ids)

@@ -40,7 +40,7 @@ def counted(ids, row_sharding, monkeypatch):
 def test_told_beforehand(name, capacity, monkeypatch):
     ids = jnp.asarray(np.where(IDS[name] < 0, V, IDS[name]), jnp.int32)
     by_rows = aj.sharding.RowSharding(MESH, "d", capacity=capacity)
-    told = aj.sharding.num_passes(ids, V, by_rows)
+    told = int(aj.sharding.num_passes(ids, V, by_rows))
     assert told == counted(ids, by_rows, monkeypatch)
     # Seven ids a device: at 0.01 two of them go to each owner in a pass.
     is_crowded = name in ("uniform", "of one owner") and capacity < 1
