@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (2 minutes)
 	$(BIN)/python -m benchmarks.census
+
+demo-sharded: $(VENV)/.benchmarks  ## the same model on 2 processes, of which one is killed (4 minutes)
+	$(BIN)/python -m benchmarks.census.sharded
 
 test: $(VENV)/.tests  ## run the tests (15 to 20 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -41,4 +44,4 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --group check --editable ".[keras]"
 	@touch $@
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo demo-sharded test check docs clean

@@ -64,6 +64,13 @@ def shardings(rows: aj.sharding.RowSharding) -> dict[str, Any]:
     }
 
 
+def target(lie: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`restore` is to bring back, and where to: no arrays, only shapes."""
+    return jax.tree.map(
+        lambda shape, s: shape.update(sharding=s), jax.eval_shape(init), lie
+    )
+
+
 def random_batch(step: int) -> tuple[np.ndarray, np.ndarray]:
     """The same for the same step: what is read must be known after a restart, too."""
     rng = np.random.default_rng(step)
@@ -107,8 +114,8 @@ def save(manager: ocp.CheckpointManager, step: int, trained: Any) -> None:
     )
 
 
-def restore(manager: ocp.CheckpointManager, lie: Any) -> tuple[int, Any] | None:
-    """The last step saved, and what was saved, where ``lie`` says; None if nothing was.
+def restore(manager: ocp.CheckpointManager, target: Any) -> tuple[int, Any] | None:
+    """The last step saved, and what was saved, as ``target``; None if nothing was.
 
     Raises:
       ValueError: If there is something that cannot be used: training does not begin
@@ -124,8 +131,6 @@ def restore(manager: ocp.CheckpointManager, lie: Any) -> tuple[int, Any] | None:
                 "an empty directory, to begin anew."
             )
         return None
-    shapes = jax.eval_shape(init)
-    target = jax.tree.map(lambda shape, s: shape.update(sharding=s), shapes, lie)
     try:
         restored = manager.restore(
             step,
@@ -150,7 +155,7 @@ def train(
     rows = by_rows(num_devices)
     lie, split = shardings(rows), NamedSharding(rows.mesh, PartitionSpec("devices"))
     with open_checkpoints(directory) as manager:
-        restored = restore(manager, lie)
+        restored = restore(manager, target(lie))
         first, trained = restored or (0, jax.jit(init, out_shardings=lie)())
         print(f"begins after step {first}", flush=True)
         for step in range(first + 1, num_steps + 1):

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import rankdata
 from tqdm import tqdm
 
 import adagrad_jax as aj
@@ -54,6 +53,11 @@ Params = dict[str, Any]
 Scores = dict[str, float]
 
 
+def is_crosses(path: Any, _: Any) -> bool:
+    """Of the parameters, the table that is trained by its rows."""
+    return path[-1].key == "crosses"
+
+
 class Contender(NamedTuple):
     """How one optimizer is used: made for a learning rate, of which some are tried."""
 
@@ -68,9 +72,7 @@ CONTENDERS = {
         lambda rate: aj.adagrad(rate, INITIAL_ACCUMULATOR, epsilon=1e-7),
         (0.005, 0.01, 0.02, 0.04, 0.08),
         # By rows whatever their number, which is what is measured.
-        functools.partial(
-            aj.value_and_grad, tables=lambda path, _: path[-1].key == "crosses"
-        ),
+        functools.partial(aj.value_and_grad, tables=is_crosses),
         aj.apply_updates,
     ),
     "optax.adagrad": Contender(
@@ -144,12 +146,29 @@ class TrainState(NamedTuple):
 
 class Trainer:
     """One optimizer on the model. The jitted step changes the state in place, and takes
-    the learning rate as an argument, so that all rates share one compilation."""
+    the learning rate as an argument, so that all rates share one compilation.
+
+    With ``row_sharding`` the cross table lies on several devices by its rows.
+    """
 
     def __init__(
-        self, name: str, census: Census, seed: int, cross_rows: int = CROSS_ROWS
+        self,
+        name: str,
+        census: Census,
+        seed: int,
+        cross_rows: int = CROSS_ROWS,
+        row_sharding: aj.sharding.RowSharding | None = None,
     ):
-        self.contender = CONTENDERS[name]
+        contender, self.predict = CONTENDERS[name], predict
+        if row_sharding is not None:
+
+            def of_leaf(path: Any, leaf: Any) -> aj.sharding.RowSharding | None:
+                return row_sharding if is_crosses(path, leaf) else None
+
+            of_rows = functools.partial(contender.value_and_grad, row_sharding=of_leaf)
+            contender = contender._replace(value_and_grad=of_rows)
+            self.predict = aj.sharding.with_rows(predict, of_leaf)
+        self.contender = contender
         self.census, self.seed, self.cross_rows = census, seed, cross_rows
         fields = [census.fields.index(field) for field in CROSSED]
         self.pairs = np.array(list(itertools.combinations(fields, 2)))
@@ -199,21 +218,26 @@ class Trainer:
         return state
 
     def evaluate(self, state: TrainState, rows: Rows) -> Scores:
-        """Error, area under the ROC curve and mean log-loss."""
-        logits = np.asarray(predict(state.params, rows.ids, self.pairs), np.float64)
-        positive = rows.labels == 1
-        loss = np.logaddexp(0, logits) - logits * positive
-        return {
-            "error": float(np.mean((logits > 0) != positive)),
-            "auc": area_under_curve(logits, positive),
-            "loss": float(np.mean(loss)),
-        }
+        return scores(self.predict(state.params, rows.ids, self.pairs), rows.labels)
+
+
+def scores(logits: Any, labels: np.ndarray) -> Scores:
+    """Error, area under the ROC curve and mean log-loss."""
+    logits, positive = np.asarray(logits, np.float64), labels == 1
+    loss = np.logaddexp(0, logits) - logits * positive
+    return {
+        "error": float(np.mean((logits > 0) != positive)),
+        "auc": area_under_curve(logits, positive),
+        "loss": float(np.mean(loss)),
+    }
 
 
 def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
     """The probability that a positive row scores above a negative one (ties: half)."""
     num_positive, num_negative = positive.sum(), (~positive).sum()
-    rank_sum = rankdata(scores)[positive].sum() - num_positive * (num_positive + 1) / 2
+    _, place, number = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(number) - (number - 1) / 2)[place]
+    rank_sum = ranks[positive].sum() - num_positive * (num_positive + 1) / 2
     return float(rank_sum / (num_positive * num_negative))
 
 

@@ -37,6 +37,7 @@ OPTIMIZERS = {
     "adagrad_da": aj.adagrad_da(0.1),
     "ftrl": aj.ftrl(0.1),
     "lazy": aj.lazy_weight_decay(0.1, 0.1),
+    "frequency": aj.frequency_adagrad(0.1),
     "keras3": aj.dialects.keras3(use_ema=True, gradient_accumulation_steps=2),
     "finite": aj.apply_if_finite(aj.adagrad(0.1), 3),
     "injected": optax.inject_hyperparams(aj.adagrad)(learning_rate=0.1),
@@ -249,8 +250,9 @@ def files_of(directory):
 
 
 def restore(directory):
+    target = example.target(example.shardings(example.by_rows(2)))
     with example.open_checkpoints(directory) as manager:
-        restored = example.restore(manager, example.shardings(example.by_rows(2)))
+        restored = example.restore(manager, target)
     assert restored is not None, "a silent fresh start"
     return restored[1]
 
