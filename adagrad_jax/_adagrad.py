@@ -183,7 +183,7 @@ def adagrad(
 
     Returns:
       An Optax transformation whose updates are to be added to the parameters, with
-      ``optax.apply_updates``.
+      :func:`apply_updates`.
 
     Raises:
       TypeError: As :func:`scale_by_adagrad`, and if ``learning_rate`` is no number.
@@ -198,7 +198,7 @@ def adagrad(
       >>> state = optimizer.init(w)
       >>> for _ in range(100):
       ...     updates, state = optimizer.update(jax.grad(loss)(w), state)
-      ...     w = optax.apply_updates(w, updates)
+      ...     w = aj.apply_updates(w, updates)
       >>> print(w.round(2))
       [ 1. -2.]
 
