@@ -118,7 +118,8 @@ def test_the_examples_of_several_devices_run(capsys):
     names = run_examples(page, "sharding.md")
     of_one_copy = jax.tree.map(lambda x: x[-1], names["in_pmap"])
     by_rows = names["params"], names["state"]
-    for trained in (names["in_shard_map"][:2], of_one_copy[:2], by_rows):
+    copies = names["in_shard_map"][:2], of_one_copy[:2]
+    for trained in (*copies, by_rows, names["in_explicit"][:2]):
         for a, e in zip(
             *map(jax.tree.leaves, (trained, names["expected"])), strict=True
         ):
