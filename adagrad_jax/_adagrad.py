@@ -173,6 +173,12 @@ def adagrad(
     with :math:`\eta_t` the ``learning_rate``. Other frameworks differ in the defaults
     and in epsilon's place; :mod:`adagrad_jax.dialects` has each as it is there.
 
+    Rates differ only once :math:`a_t` has outgrown :math:`a_0`. A mean over a batch
+    makes gradients small: of 256 examples, what one of them reads has a gradient below
+    1/256, its square below 2e-5, and beside 0.1 Adagrad is SGD with the rate
+    :math:`\eta / \sqrt{0.1}`. Then start lower, from 1e-6 say, or from 0 (and lower
+    ``learning_rate``). :func:`adagrad_jax.diagnostics.report` tells.
+
     Args:
       learning_rate: :math:`\eta_t \ge 0`: a number, an array of shape (), or a schedule
         ``count -> learning rate`` with count 0 at the first step.

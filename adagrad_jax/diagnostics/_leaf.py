@@ -6,6 +6,9 @@ import math
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 """What part of a leaf's coordinates has at most the rate in ``LeafReport.rates``."""
 
+BARELY = 1.1
+"""Below so many times :math:`a_0`, a rate is within a twentieth of the first one."""
+
 Shape = tuple[int, ...]
 
 
@@ -25,6 +28,9 @@ class LeafReport:
       growth: The median of :math:`a / a_0`, or of :math:`a` if :math:`a_0 = 0`.
       dead: The share of coordinates whose rate is less than ``dead_below`` times the
         one at the start.
+      moved: The share of coordinates where :math:`a > a_0`.
+      barely_moved: The share of coordinates where :math:`a_0 < a < 1.1\, a_0`: there
+        are gradients, but Adagrad is still SGD of the rate :math:`\eta / \sqrt{a_0}`.
       not_finite: How many coordinates have a NaN or infinite :math:`a`.
       rows: How many rows a leaf of two axes or more has; None for others, and where
         rows are not told apart.
@@ -50,6 +56,8 @@ class LeafReport:
     initial_rate: float
     growth: float
     dead: float
+    moved: float
+    barely_moved: float
     not_finite: int
     rows: int | None
     untouched_rows: int | None

@@ -30,7 +30,7 @@ from adagrad_jax._states import (
     spread,
     without_variables,
 )
-from adagrad_jax.diagnostics._leaf import QUANTILES, LeafReport
+from adagrad_jax.diagnostics._leaf import BARELY, QUANTILES, LeafReport
 from adagrad_jax.diagnostics._report import Report
 
 Shape = tuple[int, ...]
@@ -378,6 +378,8 @@ def _leaf_report(found: Kept, rule: _Rule, dead_below: float) -> LeafReport:
         initial_rate=float(rule.rate(np.float64(start))),
         growth=float(at_quantiles[QUANTILES.index(0.5)]) / reference,
         dead=_share_of(sums > limit),
+        moved=_share_of(sums > start),
+        barely_moved=_share_of((sums > start) & (sums < BARELY * start)),
         not_finite=round(_share_of(~np.isfinite(sums)) * math.prod(shape)),
         rows=None if same is None else same.size,
         untouched_rows=None if same is None else int(np.count_nonzero(same)),

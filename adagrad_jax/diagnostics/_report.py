@@ -64,7 +64,8 @@ class Report:
         Example:
           >>> import adagrad_jax as aj, jax.numpy as jnp
           >>> params = {"a": jnp.zeros(3), "b": jnp.zeros(3)}
-          >>> state = aj.scale_by_adagrad().init(params)
+          >>> state = aj.ScaleByAdagradState({"a": params["a"] + 1.0,
+          ...     "b": params["b"] + 0.4})
           >>> print(aj.diagnostics.report(state, params).table(max_leaves=1))
           Effective learning rates: learning_rate / (sqrt(a) + epsilon)
           initial_accumulator_value 0.1, epsilon 1e-07
@@ -72,10 +73,10 @@ class Report:
           <BLANKLINE>
           leaf        size   lowest   median  highest  growth  dead
           ---------------------------------------------------------
-          a              3  3.2e+00  3.2e+00  3.2e+00       1    0%
+          a              3  1.0e+00  1.0e+00  1.0e+00      10    0%
           and 1 leaf that is no worse
           ---------------------------------------------------------
-          2 leaves       6  3.2e+00           3.2e+00            0%
+          2 leaves       6  1.0e+00           1.6e+00            0%
           <BLANKLINE>
           growth: median of a / initial_accumulator_value
           dead: rate below 0.001 times that at the start

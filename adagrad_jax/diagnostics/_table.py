@@ -1,9 +1,10 @@
 """A report as text."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
-from adagrad_jax.diagnostics._leaf import LeafReport
+from adagrad_jax.diagnostics._leaf import BARELY, LeafReport
 from adagrad_jax.diagnostics._text import fit, short
 
 _WIDTH = 100  # at most
@@ -48,6 +49,7 @@ def format_table(
             line(last, total),
             "",
             *_legend(leaves, names, dead_below),
+            *_remark(leaves),
         ]
     )
 
@@ -126,6 +128,31 @@ def _legend(
         "fell": "how far the median rate fell since the earlier report",
     }
     return [f"{name}: {text}" for name, text in explained.items() if name in names]
+
+
+def _remark(leaves: Sequence[LeafReport]) -> list[str]:
+    """What to do, where a has hardly begun to count."""
+    start = "initial_accumulator_value"
+    moved = sum(leaf.moved * leaf.size for leaf in leaves)
+    barely = sum(leaf.barely_moved * leaf.size for leaf in leaves)
+    full = [leaf for leaf in leaves if leaf.size]
+    if not full or any(leaf.initial_accumulator_value == 0 for leaf in full):
+        return []
+    if not moved:
+        text = (
+            f"No a has moved from {start}: there was no step yet, or squared gradients "
+            "are lost beside it. If so, lower it: so far Adagrad is SGD."
+        )
+    elif barely >= moved / 2:
+        text = (
+            f"{_percent(barely / moved)} of the coordinates that had gradients have "
+            f"hardly moved from {start}, a < {BARELY:g} times that: there Adagrad is "
+            f"still SGD, of the rate learning_rate / sqrt({start}). Lower it to the "
+            "size of squared gradients, which a mean over a batch makes small, or to 0."
+        )
+    else:
+        return []
+    return ["", *textwrap.wrap(text, _WIDTH)]
 
 
 def _left_out(hidden: int) -> str:

@@ -50,6 +50,35 @@ def test_the_table_of_many_leaves_is_narrow_and_short():
     assert dead == sorted(dead, reverse=True)
 
 
+def after_steps(scale, start):
+    """Of a thousand coordinates, of which half have gradients, of that size."""
+    optimizer = aj.adagrad(0.1, start)
+    params = {"w": np.zeros(1000, np.float32)}
+    gradients = {"w": scale * np.repeat(np.float32([0, 1]), 500)}
+    state = optimizer.init(params)
+    for _ in range(10):
+        _, state = optimizer.update(gradients, state)
+    return report(state, params, learning_rate=0.1, initial_accumulator_value=start)
+
+
+def test_it_says_where_adagrad_is_still_sgd():
+    """And not where it is not, nor where it starts from 0."""
+    still = after_steps(1 / 256, 0.1)
+    (leaf,) = still.leaves
+    assert leaf.moved == leaf.barely_moved == 0.5
+    said = " ".join(str(still).split())
+    assert (
+        "100% of the coordinates that had gradients have hardly moved from init" in said
+    )
+    assert "Lower it to the size of squared gradients" in said
+    for scale, start in ((1.0, 0.1), (1 / 256, 1e-6), (1 / 256, 0.0)):
+        report = after_steps(scale, start)
+        assert report.leaves[0].moved == 0.5 and report.leaves[0].barely_moved == 0
+        assert "SGD" not in str(report)
+    lost = str(after_steps(1e-6, 0.1))  # beside 0.1, in float32
+    assert "No a has moved" in lost and max(map(len, lost.splitlines())) <= 100
+
+
 @pytest.mark.parametrize(
     "share, text",
     [(0, "0%"), (1, "100%"), (1e-9, "<0.1%"), (1 - 1e-9, ">99.9%"), (0.5, "50.0%")],
