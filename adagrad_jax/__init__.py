@@ -1,10 +1,8 @@
 """Adagrad for JAX: composable like Optax, exact like TensorFlow."""
 
-from adagrad_jax import diagnostics as diagnostics
-from adagrad_jax import dialects as dialects
-from adagrad_jax import interop as interop
-from adagrad_jax import keras as keras
-from adagrad_jax import sharding as sharding
+import importlib
+from typing import TYPE_CHECKING
+
 from adagrad_jax._accumulators.diagonal import Diagonal as Diagonal
 from adagrad_jax._accumulators.full_matrix import FullMatrix as FullMatrix
 from adagrad_jax._accumulators.norm import Norm as Norm
@@ -44,6 +42,13 @@ from adagrad_jax._rows.explain import explain as explain
 from adagrad_jax._rows.gradient import grad as grad
 from adagrad_jax._rows.gradient import value_and_grad as value_and_grad
 from adagrad_jax._rows.row_sparse import RowSparse as RowSparse
+
+if TYPE_CHECKING:
+    from adagrad_jax import diagnostics as diagnostics
+    from adagrad_jax import dialects as dialects
+    from adagrad_jax import interop as interop
+    from adagrad_jax import keras as keras
+    from adagrad_jax import sharding as sharding
 
 __version__ = "0.1.0"
 __all__ = [
@@ -92,3 +97,14 @@ __all__ = [
     "sharding",
     "value_and_grad",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports the modules of the list when they are first used: most need none."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,7 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,7 +25,7 @@ from adagrad_jax._checks import (
 from adagrad_jax._precision import is_narrow
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._sixteen_bits import FactorIn
-from adagrad_jax._trees import map_unzip
+from adagrad_jax._trees import ArrayTree, map_unzip
 
 
 class ScaleByAdagradState(NamedTuple):
@@ -38,7 +37,7 @@ class ScaleByAdagradState(NamedTuple):
         the leaf's shape, the sum of the squares of its gradients).
     """
 
-    accumulator: chex.ArrayTree
+    accumulator: ArrayTree
 
 
 def scale_by_adagrad(

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeGuard
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,6 +22,7 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from adagrad_jax._decay import add_decayed_weights
+from adagrad_jax._trees import ArrayTree
 
 
 def chain(
@@ -169,7 +169,7 @@ class AccumulateGradientsState(NamedTuple):
     """
 
     calls: jax.Array
-    gradient_sum: chex.ArrayTree
+    gradient_sum: ArrayTree
     inner_state: Any
 
 
@@ -232,7 +232,7 @@ class AverageParamsState(NamedTuple):
     """
 
     calls: jax.Array
-    average: chex.ArrayTree
+    average: ArrayTree
 
 
 def average_params(

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators.protocol import Accumulator
 from adagrad_jax._rows.row_sparse import RowSparse
-from adagrad_jax._trees import at, is_none
+from adagrad_jax._trees import at, is_bcoo, is_none
 
 Path = tuple[Any, ...]
 
@@ -124,12 +123,12 @@ def check_no_bcoo(tree: Any, noun: str) -> None:
 
 
 def _is_bcoo(x: Any) -> bool:
-    return isinstance(x, BCOO)
+    return is_bcoo(type(x))
 
 
 def _check_kind(noun: str, path: Path, leaf: Any) -> None:
     """Raises TypeError for rows in a form, or in a place, that they must not have."""
-    if isinstance(leaf, BCOO):
+    if _is_bcoo(leaf):
         # A pytree: whatever stands before us in a chain took its indices for numbers.
         raise TypeError(
             f"{noun} {at(path)} is a BCOO, which is for crossing jax.jit only: Optax "

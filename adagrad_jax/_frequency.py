@@ -8,7 +8,6 @@ read it, and the share of all steps multiplies its own.
 import functools
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,7 +27,7 @@ from adagrad_jax._checks import (
 from adagrad_jax._precision import at_least_float32
 from adagrad_jax._rows.row_sparse import RowSparse
 from adagrad_jax._rows.visit import grouped, map_rows, replace_rows, rows_of
-from adagrad_jax._trees import map_unzip
+from adagrad_jax._trees import ArrayTree, map_unzip
 
 
 class ScaleByFrequencyState(NamedTuple):
@@ -40,8 +39,8 @@ class ScaleByFrequencyState(NamedTuple):
         it; an int32 array of the shape of the first ``row_axes`` axes.
     """
 
-    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
-    read_counts: chex.ArrayTree
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
+    read_counts: ArrayTree
 
 
 def scale_by_frequency(

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,6 +10,7 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._checks import check_hyperparameter, check_hyperparameters
 from adagrad_jax._regularized import Numbers, regularized, soft_threshold, two_sums
+from adagrad_jax._trees import ArrayTree
 
 
 class FtrlState(NamedTuple):
@@ -22,9 +22,9 @@ class FtrlState(NamedTuple):
       linear: A tree like the parameters, the linear terms :math:`z`.
     """
 
-    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
-    accumulator: chex.ArrayTree
-    linear: chex.ArrayTree
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
+    accumulator: ArrayTree
+    linear: ArrayTree
 
 
 def ftrl(

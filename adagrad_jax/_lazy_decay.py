@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -29,7 +28,7 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._precision import at_least_float32, cast
 from adagrad_jax._rows.visit import map_and_replace_rows, rows_of
-from adagrad_jax._trees import map_unzip
+from adagrad_jax._trees import ArrayTree, map_unzip
 
 
 class LogDecay(NamedTuple):
@@ -58,9 +57,9 @@ class LazyWeightDecayState(NamedTuple):
         row had last decayed; two arrays of the shape of the first ``row_axes`` axes.
     """
 
-    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
     log_decay: LogDecay
-    of_rows: chex.ArrayTree
+    of_rows: ArrayTree
 
 
 def lazy_weight_decay(

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,7 +32,7 @@ from adagrad_jax._checks import (
 )
 from adagrad_jax._precision import at_least_float32
 from adagrad_jax._rows.visit import grouped, map_rows, replace_rows, rows_of
-from adagrad_jax._trees import map_unzip
+from adagrad_jax._trees import ArrayTree, map_unzip
 
 _WITHOUT_EPSILON = DivideByRoot(0.0, 0.0)
 
@@ -46,8 +45,8 @@ class ProximalAdagradState(NamedTuple):
       accumulator: As in :class:`ScaleByAdagradState`.
     """
 
-    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
-    accumulator: chex.ArrayTree
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
+    accumulator: ArrayTree
 
 
 class AdagradDAState(NamedTuple):
@@ -59,9 +58,9 @@ class AdagradDAState(NamedTuple):
       gradient_sum: A tree like the parameters, the sums of the gradients.
     """
 
-    count: chex.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
-    accumulator: chex.ArrayTree
-    gradient_sum: chex.ArrayTree
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] (Optax's name)
+    accumulator: ArrayTree
+    gradient_sum: ArrayTree
 
 
 class Numbers(NamedTuple):

@@ -1,9 +1,13 @@
 """Maps over trees of gradients, in which None stands for no gradient."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+ArrayTree = Any
+"""Arrays, in a tree like the parameters."""
 
 
 class LeafError(ValueError):
@@ -13,6 +17,12 @@ class LeafError(ValueError):
 def at(path: tuple[Any, ...]) -> str:
     """Where a leaf is, for an error's message."""
     return f"at {jax.tree_util.keystr(path)}" if path else "(the tree is one leaf)"
+
+
+def is_bcoo(kind: type) -> bool:
+    """Whether it is JAX's sparse array, whose module takes long to import."""
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and issubclass(kind, sparse.BCOO)
 
 
 def is_none(x: Any) -> bool:

@@ -3,8 +3,12 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
+
+import adagrad_jax as aj
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "adagrad_jax"
@@ -67,6 +71,25 @@ def test_imports_run_one_way(name):
         lowest = {part for part, others in below.items() if not others & set(below)}
         assert lowest, f"a circle among {sorted(below)}"
         below = {part: others for part, others in below.items() if part not in lowest}
+
+
+OPTIONAL = "chex", "keras", "matplotlib", "orbax", "jax.experimental.sparse"
+
+
+def test_nothing_is_imported_that_may_not_be_needed():
+    """And its own modules only when they are used."""
+    program = (
+        "import sys, adagrad_jax as aj; before = set(sys.modules); aj.keras.Adagrad; "
+        "print(*before); print(*set(sys.modules) - before)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True
+    )
+    before, after = (line.split() for line in run.stdout.decode().splitlines())
+    assert not set(before) & {*OPTIONAL, "adagrad_jax.keras", "adagrad_jax.interop"}
+    assert "adagrad_jax.keras" in after and not set(after) & set(OPTIONAL)
+    with pytest.raises(AttributeError, match="no attribute 'adagard'"):
+        aj.adagard  # noqa: B018
 
 
 # What the rest may have of the rooms behind the door.

@@ -3,12 +3,11 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCOO
 from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike, DTypeLike
 
@@ -33,13 +32,11 @@ from adagrad_jax._rows.fold import (
     result_of,
     to_visit,
 )
-from adagrad_jax._rows.parts import (
-    check_inexact,
-    check_parts,
-    row_or_none,
-    scalar,
-)
+from adagrad_jax._rows.parts import check_inexact, check_parts, row_or_none, scalar
 from adagrad_jax._rows.row_sharding import RowSharding
+
+if TYPE_CHECKING:
+    from jax.experimental.sparse import BCOO
 
 
 class _OpaqueType(type):
@@ -217,7 +214,7 @@ class RowSparse(metaclass=_OpaqueType):
         """An ordinary array, as large as the table."""
         return jnp.zeros(self.shape, self.dtype) + self
 
-    def to_bcoo(self) -> BCOO:
+    def to_bcoo(self) -> "BCOO":
         """A ``jax.experimental.sparse.BCOO``, a pytree, which may cross ``jax.jit``.
 
         It is sparse in the axes that name a row, and dense in the others.
@@ -230,10 +227,12 @@ class RowSparse(metaclass=_OpaqueType):
         # BCOO has the axis' length in each of the axes for what names nothing.
         none = ids >= self.num_rows
         columns = [jnp.where(none, n, i) for n, i in zip(rows, index, strict=True)]
+        from jax.experimental.sparse import BCOO  # which takes long
+
         return BCOO((self.values, jnp.stack(columns, axis=1)), shape=self.shape)
 
     @classmethod
-    def from_bcoo(cls, array: BCOO) -> "RowSparse":
+    def from_bcoo(cls, array: "BCOO") -> "RowSparse":
         """From a BCOO whose first axes are sparse and whose others are dense.
 
         Raises:

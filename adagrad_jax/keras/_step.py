@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 from adagrad_jax._apply import apply_updates
 from adagrad_jax._decay import decayed_rate
 from adagrad_jax._rows.packed import Packed
 from adagrad_jax._rows.row_sparse import RowSparse
+from adagrad_jax._trees import is_bcoo
 from adagrad_jax.keras._built import Built
 from adagrad_jax.keras._slots import Slots, merge, restrict, with_counters_of
 from adagrad_jax.keras._variable import Cell, Variable, arrays_lock
@@ -221,7 +221,7 @@ def _unpacked(gradient: Any, param: jax.Array, cell: Cell, whole: bool) -> Any:
     """The gradient, row-sparse where it may be; raises if it does not fit."""
     if isinstance(gradient, Packed):
         gradient = gradient.unpacked()
-    elif isinstance(gradient, BCOO):
+    elif is_bcoo(type(gradient)):
         try:
             gradient = RowSparse.from_bcoo(gradient)
         except (TypeError, ValueError) as error:
@@ -282,7 +282,7 @@ def split_pairs(grads_and_vars: GradsAndVars) -> tuple[list[Any], list[Any]]:
 
 @functools.cache  # for a step may have a thousand gradients
 def _is_array(kind: type) -> bool:
-    return issubclass(kind, jax.Array | np.ndarray | BCOO)
+    return issubclass(kind, jax.Array | np.ndarray) or is_bcoo(kind)
 
 
 def packed(gradient: Any, variable: Any = None) -> Any:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
 
 from adagrad_jax._states import nodes
 
@@ -121,6 +120,8 @@ def _checksums(arrays: list[jax.Array]) -> list[int]:
     mine = [sum(map(int, of_array)) % 2**32 for of_array in parts]
     of_processes = np.array([mine], np.uint32)
     if jax.process_count() > 1:
+        from jax.experimental import multihost_utils  # which takes long
+
         of_processes = multihost_utils.process_allgather(of_processes[0])
     totals = of_processes.astype(np.uint64).sum(axis=0) % 2**32
     return [int(total) for total in totals]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from adagrad_jax._rows.row_sharding import RowSharding
@@ -105,6 +104,8 @@ def gather_rows(tree: Any) -> Any:
 
     def gather(x: Any) -> np.ndarray[Any, Any]:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            from jax.experimental import multihost_utils  # which takes long
+
             return np.asarray(multihost_utils.process_allgather(x, tiled=True))
         return np.asarray(x)
 
