@@ -9,7 +9,7 @@ from benchmarks import report
 
 SMOOTHED = 20  # steps
 # Okabe and Ito's colours.
-BLUE, ORANGE, GREEN = "#56B4E9", "#D55E00", "#009E73"
+BLUE, ORANGE = "#56B4E9", "#D55E00"
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -19,7 +19,7 @@ def summary(results: dict[str, Any]) -> str:
     apart = np.max(np.abs(np.subtract(alone, whole)))
     payloads = results["payloads"]
     steps = [
-        f"\n  in {number} steps with {passes} pass{'es' * (passes > 1)} of its rows: "
+        f"\n  in {number} steps of {of_passes(passes)}: "
         f"{sum(sent(payloads, passes).values()) / 1e3:,.0f} kB"
         for passes, number in count(results["passes"]).items()
     ]
@@ -107,16 +107,15 @@ def plot_losses(axes: Any, results: dict[str, Any]) -> None:
     kill, (whole,) = results["kill"], results["losses"]["uninterrupted"]
     first, second = results["losses"]["interrupted"]
     killed, resumed = kill["after_step"], kill["resumed_from"]
+    again = first[:resumed] + second
     lines = {
-        "uninterrupted": (0, whole, {"color": BLUE, "linewidth": 6, "alpha": 0.6}),
-        "until the kill": (0, first, {"color": "black", "linewidth": 1.4}),
-        "resumed": (
-            resumed, first[:resumed] + second, {"color": ORANGE, "linewidth": 1.4},
-        ),
-    }  # fmt: skip
-    number = SMOOTHED if len(whole) > 5 * SMOOTHED else 1
+        "uninterrupted": (0, whole, {"color": BLUE, "linewidth": 7, "alpha": 0.6}),
+        "resumed": (resumed, again, {"color": ORANGE, "linewidth": 3}),
+        "until the kill": (0, first, {"color": "black", "linewidth": 1.2}),
+    }
+    number = window(whole)
     for label, (begins, losses, style) in lines.items():
-        steps, means = smoothed(losses, number)
+        steps, means = steps_of(losses, number), smoothed(losses, number)
         shown = steps > begins
         axes.plot(steps[shown], means[shown], label=label, **style)
     axes.axvspan(resumed, killed, color="0.92", zorder=0)
@@ -133,40 +132,71 @@ def plot_losses(axes: Any, results: dict[str, Any]) -> None:
             transform=axes.get_xaxis_transform(),
             horizontalalignment="right" if step == resumed else "left",
         )
-    axes.set_title(
-        "Training loss" + f", mean of {number} steps" * (number > 1), loc="left"
-    )
+    axes.set_title(f"Training loss{of_mean(number)}", loc="left")
     axes.set_xlabel("step")
-    axes.set_xlim(0, None)
+    axes.set_xlim(0, len(whole))
     axes.legend(loc="center right", frameon=False)
     report.tidy(axes, grid=True)
 
 
-def smoothed(losses: list[float], number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean loss of each and of those before it, so many in all."""
-    means = np.convolve(losses, np.full(number, 1 / number), "valid")
-    return number + np.arange(len(means)), means
-
-
 def plot_sent(axes: Any, results: dict[str, Any]) -> None:
-    """Stacked, a bar for each step."""
-    each = [sent(results["payloads"], passes) for passes in results["passes"]]
-    steps, below = np.arange(1, len(each) + 1), np.zeros(len(each))
-    for name, color in zip(each[0], ("0.75", BLUE, ORANGE), strict=True):
-        height = np.array([step[name] for step in each]) / 1e3
-        axes.bar(steps, height, 1.0, below, color=color, label=name)
-        below += height
-    axes.set_title("Sent by each device in a step, kB", loc="left")
-    axes.set_ylim(0, 1.2 * below.max())
-    axes.margins(x=0)
-    axes.legend(loc="upper center", ncols=3, frameon=False)
+    """Stacked, with what it is for each number of passes."""
+    passes, number = results["passes"], window(results["passes"])
+    by_passes = {k: sent(results["payloads"], k) for k in count(passes)}
+    parts = {
+        name: smoothed([by_passes[k][name] / 1e3 for k in passes], number)
+        for name in sent(results["payloads"], 1)
+    }
+    steps = steps_of(passes, number)
+    axes.stackplot(steps, parts.values(), labels=[*parts], colors=("0.8", BLUE, ORANGE))
+    totals = {k: sum(parts.values()) / 1e3 for k, parts in by_passes.items()}
+    for k, total in totals.items():
+        axes.axhline(total, color="0.3", linewidth=1, linestyle=":")
+        axes.text(
+            1.01,
+            total,
+            of_passes(k),
+            transform=axes.get_yaxis_transform(),
+            verticalalignment="center",
+        )
+    axes.set_ylim(0, 1.25 * max(totals.values()))
+    axes.set_title(f"Sent by each device in a step, kB{of_mean(number)}", loc="left")
+    axes.legend(loc="upper right", ncols=3, frameon=False)
     report.tidy(axes)
 
 
 def plot_passes(axes: Any, results: dict[str, Any]) -> None:
     passes = results["passes"]
-    axes.bar(np.arange(1, len(passes) + 1), passes, 1.0, color=GREEN)
-    axes.set_yticks(range(max(passes) + 1))
-    axes.set_title("Passes of the exchange of rows", loc="left")
+    axes.plot(np.arange(1, len(passes) + 1), passes, "|", color="black", markersize=12)
+    for each, number in count(passes).items():
+        text = f"{number} steps of {of_passes(each)}"
+        axes.text(0, each + 0.3, f" {text}", verticalalignment="bottom")
+    axes.set_yticks(range(1, max(passes) + 1))
+    axes.set_ylim(0.5, max(passes) + 1)
+    axes.set_xlim(0, len(passes))
+    axes.set_title("Passes that the exchange of rows takes", loc="left")
     axes.set_xlabel("step")
     report.tidy(axes)
+
+
+def window(steps: list[Any]) -> int:
+    """Over how many steps means are taken."""
+    return SMOOTHED if len(steps) > 5 * SMOOTHED else 1
+
+
+def smoothed(values: list[float], number: int) -> np.ndarray:
+    """The mean of each and of those before it, so many in all."""
+    return np.convolve(values, np.full(number, 1 / number), "valid")
+
+
+def steps_of(values: list[Any], number: int) -> np.ndarray:
+    """Those that have a mean: not the first ones."""
+    return np.arange(number, len(values) + 1)
+
+
+def of_mean(number: int) -> str:
+    return f", mean of {number} steps" if number > 1 else ""
+
+
+def of_passes(number: int) -> str:
+    return f"{number} pass{'es' * (number != 1)}"
