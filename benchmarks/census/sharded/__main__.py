@@ -135,44 +135,53 @@ def run_demo(seed: int, quick: bool) -> dict[str, Any]:
     Raises:
       Different: If the third is not the same as the second.
     """
-    # One pass over the training rows.
     if quick:
         job = Job(cross_rows=2**16, num_steps=9, save_each=2, seed=seed, quick=True)
-    else:
+    else:  # one pass
         job = Job(
             cross_rows=2**24, num_steps=779, save_each=100, seed=seed, quick=False
         )
     by_one = dataclasses.replace(job, num_processes=1, num_devices=1)
-    kill, clock = draw_kill(job), [time.perf_counter()]
+    plan = {
+        "one device": (by_one, None),
+        "uninterrupted": (job, None),
+        "interrupted": (job, draw_kill(job)),
+    }
+    trainings, seconds = {}, {}
     with tempfile.TemporaryDirectory(prefix="adagrad_jax_") as temporary:
-        folder = pathlib.Path(temporary)
-        (alone,) = train(by_one, folder / "alone", "1/3 one device")
-        clock.append(time.perf_counter())
-        (whole,) = train(job, folder / "whole", "2/3 uninterrupted")
-        clock.append(time.perf_counter())
-        lives = train(job, folder / "killed", "3/3 interrupted", kill)
-        clock.append(time.perf_counter())
+        for number, (name, (its_job, kill)) in enumerate(plan.items(), 1):
+            start = time.perf_counter()
+            title, folder = f"{number}/{len(plan)} {name}", pathlib.Path(temporary)
+            trainings[name] = train(its_job, folder / str(number), title, kill)
+            seconds[name] = time.perf_counter() - start
+    (whole,), lives = trainings["uninterrupted"], trainings["interrupted"]
     check_same(whole, lives)
-    trainings = {"one device": [alone], "uninterrupted": [whole], "interrupted": lives}
+    (alone,) = trainings["one device"]
     return {
         "settings": dataclasses.asdict(job),
         **alone.result["note"],
         "kill": {
-            "process": kill.index,
+            "process": draw_kill(job).index,
             "after_step": max(lives[0].losses),
             "resumed_from": lives[1].begins,
         },
+        **losses_and_scores(trainings),
         "payloads": whole.result["payloads"],
         "passes": [*whole.passes.values()],
-        "losses": {
-            name: [[*life.losses.values()] for life in of_name]
-            for name, of_name in trainings.items()
-        },
-        "scores": {name: of[-1].result["scores"] for name, of in trainings.items()},
         "fingerprint": whole.result["fingerprint"]["arrays"],
-        "seconds": {
-            name: stop - start
-            for name, start, stop in zip(trainings, clock, clock[1:], strict=False)
+        "seconds": seconds,
+    }
+
+
+def losses_and_scores(trainings: dict[str, list[Life]]) -> dict[str, Any]:
+    """By each of them: the losses of its lives, and the last one's scores."""
+    return {
+        "losses": {
+            name: [[*life.losses.values()] for life in lives]
+            for name, lives in trainings.items()
+        },
+        "scores": {
+            name: lives[-1].result["scores"] for name, lives in trainings.items()
         },
     }
 
