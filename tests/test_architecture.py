@@ -121,3 +121,8 @@ def test_no_file_is_too_long_to_read():
     }
     long = {name for name, number in lines.items() if number > 500}
     assert long <= {"keras/_optimizer.py"}
+
+
+def test_the_version_is_the_same_everywhere():
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cited == aj.__version__
