@@ -68,10 +68,9 @@ def run_examples(page, file_name):
     return namespace
 
 
-# Those have tests of their own, here and in test_library_page.py, but for the last, whose
-# example is of names that it does not have.
+# They have tests of their own, here and in test_library_page.py.
 APART = {"row_sparse", "scaling", "sharding", "family", "keras", "libraries"}
-APART |= {"architecture"}
+APART |= {"architecture"}  # its example is of names that are nowhere
 OTHERS = sorted(
     path.stem
     for path in (ROOT / "docs").glob("*.md")
