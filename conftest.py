@@ -13,7 +13,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # It runs where its peer is installed, and its folder is the first that Python looks in.
-collect_ignore = ["tests/golden/record_object_calls.py"]
+collect_ignore = [
+    "tests/golden/record_object_calls.py",
+    "tests/golden/record_sparsecore.py",
+]
 
 # No silent promotion of dtypes or ranks in our own code.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
