@@ -22,6 +22,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "adagrad_jax"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 autodoc_typehints = "none"  # the docstrings say more
