@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS := torch tensorflow keras
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:  ## list the commands
@@ -13,6 +14,11 @@ demo: $(VENV)/.benchmarks  ## train a click model on real data, with a plot (2 m
 
 demo-sharded: $(VENV)/.benchmarks  ## the same model on 2 processes, of which one is killed (4 minutes)
 	$(BIN)/python -m benchmarks.census.sharded
+
+bench: $(VENV)/.benchmarks  ## measure against the peers that are installed (an hour; ARGS=--quick tries it)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(PEERS:%=$(VENV)-%/.peer)  ## install the peers, each in an environment of its own
 
 test: $(VENV)/.tests  ## run the tests (15 to 20 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -25,8 +31,8 @@ check: $(VENV)/.check  ## formatting, lint and types
 docs: $(VENV)/.docs  ## build the documentation into site/
 	$(BIN)/sphinx-build -W -q docs site
 
-clean:  ## remove the virtual environment and what was built
-	rm -rf $(VENV) site
+clean:  ## remove the virtual environments and what was built
+	rm -rf $(VENV) $(PEERS:%=$(VENV)-%) site
 
 # One stamp for each set of dependencies, older than pyproject.toml if that has changed.
 $(VENV)/.made:
@@ -44,4 +50,12 @@ $(VENV)/.check: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --group check --editable ".[keras]"
 	@touch $@
 
-.PHONY: help demo demo-sharded test check docs clean
+# Peers may want other versions of what we need. One that cannot be had is left out.
+$(PEERS:%=$(VENV)-%/.peer): $(VENV)-%/.peer: $(VENV)/.made pyproject.toml
+	@rm -f $@
+	@$(BIN)/python -m venv --without-pip $(VENV)-$* && \
+	  $(BIN)/python -m pip --python $(VENV)-$* install --quiet --group peer-$* && \
+	  touch $@ && echo "$*: installed in $(VENV)-$*" || \
+	  echo "$*: NOT installed; make bench leaves it out"
+
+.PHONY: help demo demo-sharded bench bench-peers test check docs clean

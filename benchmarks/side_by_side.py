@@ -83,11 +83,20 @@ def median_ratio(times: list[float], baseline: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, baseline, strict=True))
 
 
+def quartiles(seconds: list[float]) -> list[float]:
+    """Between which milliseconds the middle half of the rounds lies."""
+    if len(seconds) < 2:
+        return [1e3 * seconds[0]] * 2
+    first, _, third = statistics.quantiles(seconds, n=4, method="inclusive")
+    return [1e3 * first, 1e3 * third]
+
+
 def summarize(times: dict[str, list[float]], baseline: str) -> dict[str, Any]:
     """Milliseconds of each contender and their ratio to the baseline's, if it ran."""
     return {
         name: {
             "milliseconds": 1e3 * statistics.median(seconds),
+            "quartiles": quartiles(seconds),
             "ratio": median_ratio(seconds, times[baseline])
             if baseline in times
             else None,

@@ -39,7 +39,7 @@ from benchmarks.rows.contenders import (
     Contender,
 )
 from benchmarks.rows.report import plot, table, targets
-from benchmarks.side_by_side import Team, measure, median_ratio
+from benchmarks.side_by_side import Team, measure, median_ratio, quartiles
 from benchmarks.workloads import draw_ids
 
 BATCHES = 8
@@ -196,17 +196,22 @@ def relative(times: list[Times], name: str, baseline: str) -> float:
     return median(times, name) / median(times, baseline)
 
 
+def all_times(times: list[Times], name: str) -> list[float]:
+    return [seconds for group in times for seconds in group.get(name, ())]
+
+
 def median(times: list[Times], name: str) -> float:
-    return statistics.median(x for group in times for x in group.get(name, ()))
+    return statistics.median(all_times(times, name))
 
 
 def summarize(case: Case, times: list[Times]) -> dict[str, Any]:
-    """Medians, and by what our time is a multiple of each contender's."""
+    """Medians, quartiles, and our time as a multiple of each contender's."""
     have = {name for group in times for name in group}
     names = [contender.name for contender in CONTENDERS if contender.name in have]
     together = {name for group in times if OURS in group for name in group}
     return case._asdict() | {
         "milliseconds": {name: 1e3 * median(times, name) for name in names},
+        "quartiles": {name: quartiles(all_times(times, name)) for name in names},
         "ratio": {
             ours: {name: relative(times, ours, name) for name in names}
             for ours in (OURS, UNIQUE)

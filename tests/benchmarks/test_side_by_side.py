@@ -22,7 +22,8 @@ def test_contenders_take_turns():
 
 
 def test_times_are_summarized_by_the_baselines():
-    times = {"ours": [0.2, 0.3], "theirs": [0.1, 0.1]}
+    times = {"ours": [0.25, 0.5], "theirs": [0.125, 0.125]}
     ours = side_by_side.summarize(times, "theirs")["ours"]
-    assert ours == {"milliseconds": 250.0, "ratio": 2.5}
+    assert ours == {"milliseconds": 375.0, "quartiles": [312.5, 437.5], "ratio": 3.0}
+    assert side_by_side.quartiles([0.5]) == [500.0, 500.0]
     assert side_by_side.summarize(times, "absent")["ours"]["ratio"] is None
