@@ -13,6 +13,7 @@ The table, as JSON, in Markdown and as a plot, goes to benchmarks/results/all.*.
 
 import argparse
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ PEERS = {
     "tensorflow": "TensorFlow and tf_keras",
     "keras": "Keras 3 and JAX",
 }
+LEFT_OUT = "not available", "not enough memory"  # words of benchmarks
 LAST_LINES = 5  # of what a benchmark said that failed
 
 
@@ -96,27 +98,34 @@ def run(line: list[str], log: pathlib.Path, bar: Any) -> bool:
 
 def run_all(
     benchmarks: list[Benchmark], args: argparse.Namespace, folder: pathlib.Path
-) -> dict[str, pathlib.Path]:
-    """The logs of those that failed."""
+) -> dict[str, tuple[bool, list[str]]]:
+    """By name, whether it ended well, and the lines of what it said."""
     from tqdm import tqdm
 
-    logs, failed = pathlib.Path(tempfile.mkdtemp(prefix="adagrad_jax_logs_")), {}
+    logs, said = pathlib.Path(tempfile.mkdtemp(prefix="adagrad_jax_logs_")), {}
     print(f"What each of them says is in {logs}")
     form = "{desc} |{bar}| {n_fmt} of {total_fmt}, {elapsed}"
     with tqdm(benchmarks, bar_format=form) as bar:
         for benchmark in bar:
             bar.set_description_str(f"{benchmark.name:12}")
             log = logs / f"{benchmark.name}.log"
-            if not run(command_line(benchmark, args, folder), log, bar):
-                failed[benchmark.name] = log
-    return failed
+            well = run(command_line(benchmark, args, folder), log, bar)
+            # Its own progress bar begins each line anew.
+            lines = re.split(r"[\r\n]+", log.read_text().strip())
+            said[benchmark.name] = well, lines
+    return said
 
 
-def report_failures(failed: dict[str, pathlib.Path]) -> None:
-    for name, log in failed.items():
-        lines = log.read_text().strip().splitlines()[-LAST_LINES:]
-        print(f"\n{name} FAILED ({log}):")
-        print("".join(f"    {line}\n" for line in lines), end="")
+def report_runs(said: dict[str, tuple[bool, list[str]]]) -> None:
+    """Who was left out, for another reason than being absent, and what failed."""
+    for name, (_, lines) in said.items():
+        for line in lines:
+            if any(words in line for words in LEFT_OUT) and "(no --" not in line:
+                print(f"{name}: {line}")
+    for name, (well, lines) in said.items():
+        if not well:
+            print(f"\n{name} FAILED:")
+            print("".join(f"    {line}\n" for line in lines[-LAST_LINES:]), end="")
 
 
 # --- The command ----------------------------------------------------------------------
@@ -124,14 +133,14 @@ def report_failures(failed: dict[str, pathlib.Path]) -> None:
 
 def main() -> None:
     args = parse_arguments()
-    folder, benchmarks = command.results_folder(args), chosen(args)
-    failed = {}
+    folder, benchmarks, said = command.results_folder(args), chosen(args), {}
     if not args.collect:
         absent = [peer for peer in PEERS if peer not in args.pythons]
         if absent:
             print(f"Without {', '.join(absent)}: `make bench-peers` installs them.")
-        failed = run_all(benchmarks, args, folder)
+        said = run_all(benchmarks, args, folder)
     # The file of one that failed is of an earlier run.
+    failed = {name for name, (well, _) in said.items() if not well}
     found = overview.collect([b for b in benchmarks if b.name not in failed], folder)
     if found["rows"]:
         table = overview.table(found)
@@ -139,7 +148,9 @@ def main() -> None:
         print(f"\n{overview.summary(found)}")
         figure = overview.plot(found)
         report.write(folder / "all", found, report.markdown(table), figure)
-    report_failures(failed)
+    if args.quick:
+        print("In a hurry: this shows that everything runs, the figures mean nothing.")
+    report_runs(said)
     if failed:
         raise SystemExit(1)
 

@@ -185,7 +185,9 @@ def timing(row: dict[str, Any]) -> list[str]:
     ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
     star = "*" if row["apart"] else ""
     milliseconds = report.milliseconds(row["milliseconds"])
-    spread = " to ".join(map(report.milliseconds, row["quartiles"] or []))
+    # The quartiles of one round are no spread.
+    several = len(set(row["quartiles"] or [])) > 1
+    spread = " to ".join(map(report.milliseconds, row["quartiles"])) if several else ""
     return [row["case"], row["contender"], milliseconds, spread, ratio + star, "", ""]
 
 

@@ -114,6 +114,19 @@ def test_peers_are_passed_on(monkeypatch, tmp_path):
     assert "--quick" in rows and "--only-target" not in rows
 
 
+def test_who_was_left_out_is_said(capsys):
+    lines = [
+        "FBGEMM: not available (no such file)",
+        "torch: not available (no --torch)",
+    ]
+    everything.report_runs({"rows": (True, lines), "dlrm": (False, list("abcdefg"))})
+    assert capsys.readouterr().out.split("\n", 2) == [
+        "rows: FBGEMM: not available (no such file)",
+        "",
+        "dlrm FAILED:\n    c\n    d\n    e\n    f\n    g\n",
+    ]
+
+
 def test_one_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
     """And leaves an old result out; the others are real, in a hurry."""
     absent = overview.Benchmark("no_such_benchmark", "dense")
