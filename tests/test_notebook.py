@@ -19,7 +19,49 @@ SHARDED_TABLES = (
     2,
     ["along ('devices',)", "right of 512 new pairs", "step 5: loss 0."],
 )
-NOTEBOOKS = {"quickstart": QUICKSTART, "sharded_tables": SHARDED_TABLES}
+PORT_KERAS = (
+    {"WITH_SCHEDULES = 300": "WITH_SCHEDULES = 20", "500_000, 512 * 20": "5_000, 1024"},
+    5,
+    ["with the same data: True", "steps taken: 150", "the same loss: True"],
+)
+RECOMMENDER = (
+    {
+        "5_000_000, 5_000_000, 16": "20_000, 20_000, 16",
+        "STEPS = 4096, 600": "STEPS = 512, 30",
+        "[10_000, 100_000, 1_000_000, ROWS]": "[1_000, 10_000]",
+    },
+    4,
+    ["rows      1,024", "hardly moved from initial_accumulator_value", "recommended"],
+)
+NGRAM_LM = (
+    {
+        "NUM_BYTES = 4_000_000": "NUM_BYTES = 100_000",
+        "[0, 2**12, 2**15, 2**18], 300, 25": "[0, 2**10], 4, 2",
+        "[2**14, 2**16, 2**18, 2**20], 15": "[2**12], 1",
+    },
+    2,
+    ["rows      4,096", "1,024 rows: ", "dense"],
+)
+SPARSITY = (
+    {
+        "600, 20_000": "100, 2_000",
+        "STRENGTHS = [0.05, 0.15, 0.5], 9": "STRENGTHS = [0.15], 3",
+    },
+    4,
+    [
+        "in the loss           0 weights are 0",
+        "numbers of weights differ by",
+        "of which",
+    ],
+)
+NOTEBOOKS = {
+    "quickstart": QUICKSTART,
+    "sharded_tables": SHARDED_TABLES,
+    "port_keras": PORT_KERAS,
+    "recommender": RECOMMENDER,
+    "ngram_lm": NGRAM_LM,
+    "sparsity": SPARSITY,
+}
 
 
 def test_each_is_run():
