@@ -14,7 +14,7 @@ import optax
 from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators.diagonal import Diagonal
-from adagrad_jax._accumulators.memory import along_axes, check_row_axes, full_like
+from adagrad_jax._accumulators.memory import along_rows, check_row_axes, full_like
 from adagrad_jax._accumulators.protocol import Accumulator
 from adagrad_jax._adagrad import chain, scale_by_adagrad, scale_by_learning_rate
 from adagrad_jax._checks import (
@@ -154,23 +154,18 @@ def scale_by_share_of_steps(
         check_state(state, ScaleByFrequencyState)
         check_fits_state(updates, state.read_counts, new_counts)
         check_alike(updates, params)
-        number = jnp.maximum(_one_more(state.count) + (first_step - 1), 1)
+        count: Any = optax.safe_increment(state.count)
+        number = jnp.maximum(count + (first_step - 1), 1)
         operands = number, rho, max_multiplier
         scale = functools.partial(_scale_leaf, operands=operands)
         new, read_counts = map_unzip(scale, 2, updates, state.read_counts)
-        return new, ScaleByFrequencyState(_one_more(state.count), read_counts)
+        return new, ScaleByFrequencyState(count, read_counts)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _new_counts(row_axes: int, param: Any, initial: ArrayLike) -> jax.Array:
-    rows = along_axes(param, range(row_axes)) if jnp.ndim(param) else param
-    return full_like(rows, initial, jnp.int32)
-
-
-def _one_more(counts: Any) -> Any:
-    """Where there is one."""
-    return optax.safe_increment(counts)
+    return full_like(along_rows(param, row_axes), initial, jnp.int32)
 
 
 def _scale_leaf(
@@ -183,15 +178,15 @@ def _scale_leaf(
     return map_rows(update, _scale, rows_of(read_counts), *operands), read_counts
 
 
-def _count(update: jax.Array, read_counts: jax.Array) -> jax.Array:
+def _count(update: jax.Array, read_counts: jax.Array) -> Any:
     del update  # whatever it is: it is there
-    return _one_more(read_counts)
+    return optax.safe_increment(read_counts)
 
 
 def _count_if_not_zero(update: jax.Array, read_counts: jax.Array) -> jax.Array:
     inside = tuple(range(read_counts.ndim, update.ndim))
     read = jnp.any(update != 0, axis=inside)
-    return jnp.where(read, _one_more(read_counts), read_counts)
+    return jnp.where(read, optax.safe_increment(read_counts), read_counts)
 
 
 def _scale(
@@ -255,7 +250,7 @@ def frequency_adagrad(
 
     Returns:
       An Optax transformation whose updates are to be added to the parameters, with
-      ``optax.apply_updates``. Its state has a :class:`ScaleByAdagradState` and a
+      :func:`apply_updates`. Its state has a :class:`ScaleByAdagradState` and a
       :class:`ScaleByFrequencyState` in it.
 
     Raises:

@@ -17,7 +17,7 @@ import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from adagrad_jax._accumulators.memory import along_axes, check_row_axes, full_like
+from adagrad_jax._accumulators.memory import along_rows, check_row_axes, full_like
 from adagrad_jax._checks import (
     check_fits_params,
     check_fits_state,
@@ -297,7 +297,7 @@ def _catch_up_leaf(
 
 
 def _none_yet(param: Any, _: Any = None, *, row_axes: int = 1) -> LogDecay:
-    rows = along_axes(param, range(row_axes)) if jnp.ndim(param) else param
+    rows = along_rows(param, row_axes)
     dtype = jnp.result_type(float)
     return LogDecay(full_like(rows, 0, dtype), full_like(rows, 0, dtype))
 

@@ -61,6 +61,11 @@ def along_axes(
     return jnp.sum(param, axis=others)
 
 
+def along_rows(param: Any, row_axes: int) -> Any:
+    """:func:`along_axes`, of those that name a row; a single number is one."""
+    return along_axes(param, range(row_axes)) if jnp.ndim(param) else param
+
+
 def check_row_axes(row_axes: Any) -> None:
     """Raises ValueError unless a row can be named by so many axes."""
     if not isinstance(row_axes, int) or isinstance(row_axes, bool) or row_axes < 1:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from adagrad_jax._accumulators.memory import (
     InDType,
-    along_axes,
+    along_rows,
     check_row_axes,
     full_like,
 )
@@ -77,7 +77,7 @@ class RowWise(InDType, RowAccumulator):
         So it is one number for each of 8 rows if ``param`` is of shape
         ``(8, 50_000, 16)``: ``row_axes=2`` makes 8 tables of it.
         """
-        rows = along_axes(param, range(self.row_axes)) if jnp.ndim(param) else param
+        rows = along_rows(param, self.row_axes)
         dtype = self._dtype_of(param)
         return full_like(rows, initial_accumulator_value, dtype)
 

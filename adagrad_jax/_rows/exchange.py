@@ -34,11 +34,7 @@ from adagrad_jax._rows.fold import (
     fold,
     index_of,
 )
-from adagrad_jax._rows.placement import (
-    gathered,
-    varying_as,
-    with_automatic_axes,
-)
+from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
 from adagrad_jax._rows.row_sharding import RowSharding
 
 State = TypeVar("State")
@@ -202,7 +198,7 @@ def sent(queue: Queue, valid: jax.Array) -> Queue:
     return queue._replace(start=queue.start + number)
 
 
-def _split(
+def split_evenly(
     x: jax.Array, row_sharding: RowSharding, fill: int, axis: int = 0
 ) -> jax.Array:
     """``x``, with so much more along an axis that the devices divide it."""
@@ -221,7 +217,7 @@ def read_rows(
     num_rows, n = math.prod(table.shape[:row_axes]), ids.size
     if 0 in (num_rows, n):
         return jnp.zeros((n, *table.shape[row_axes:]), table.dtype)
-    ids = _split(ids, row_sharding, num_rows)
+    ids = split_evenly(ids, row_sharding, num_rows)
     exchange = Exchange(row_sharding, num_rows, ids.size // row_sharding.num_shards)
 
     def read_own(table: jax.Array, ids: jax.Array) -> jax.Array:
@@ -273,8 +269,8 @@ def arrive(
     row_sharding: RowSharding,
 ) -> Arrived:
     """Sends what a gradient has of each row to where the row is."""
-    ids = _split(ids, row_sharding, num_rows)
-    entries = _split(entries, row_sharding, 0)
+    ids = split_evenly(ids, row_sharding, num_rows)
+    entries = split_evenly(entries, row_sharding, 0)
     exchange = Exchange(row_sharding, num_rows, ids.size // row_sharding.num_shards)
 
     def send(ids: jax.Array, entries: jax.Array) -> Arrived:
@@ -461,8 +457,8 @@ def _joined(
     padded, specs = [], []
     for ids, entries in parts:
         axis = ids.ndim - 1
-        entries = _split(entries, row_sharding, 0, axis)
-        padded.append((_split(ids, row_sharding, num_rows, axis), entries))
+        entries = split_evenly(entries, row_sharding, 0, axis)
+        padded.append((split_evenly(ids, row_sharding, num_rows, axis), entries))
         specs.append(PartitionSpec(*[None] * axis, row_sharding.axis))
 
     def join(parts: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,5 @@
 """How often devices must send, for given ids."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ from jax.sharding import AbstractMesh
 from jax.typing import ArrayLike
 
 from adagrad_jax._rows.distinct import find_distinct
-from adagrad_jax._rows.exchange import Exchange, Queue
+from adagrad_jax._rows.exchange import Exchange, Queue, split_evenly
 from adagrad_jax._rows.parts import row_or_none
 from adagrad_jax._rows.row_sharding import RowSharding
 
@@ -62,13 +61,13 @@ def num_passes(ids: ArrayLike, num_rows: int, row_sharding: RowSharding) -> jax.
     if number == 1 or 0 in (ids.size, num_rows):
         return jnp.int32(0)
     ids = row_or_none(ids.reshape(-1), num_rows)
-    ids = jnp.pad(ids, (0, -ids.size % number), constant_values=num_rows)
+    ids = split_evenly(ids, row_sharding, num_rows)
     simulated = RowSharding(
         AbstractMesh((number,), ("devices",)),
         "devices",
         capacity=row_sharding.capacity,
     )
-    exchange = Exchange(simulated, num_rows, math.ceil(ids.size / number))
+    exchange = Exchange(simulated, num_rows, ids.size // number)
 
     def count(ids: jax.Array) -> jax.Array:
         def one_more(count: jax.Array, queue: Queue, *_: Any) -> tuple[Any, Queue]:

@@ -69,7 +69,8 @@ def plan(
       ValueError: If a parameter was to lie by rows and does not, cannot, or (with
         ``strict``) is read otherwise than by rows.
     """
-    whole = {i: x for i, (_, leaf) in enumerate(call.keyed) if (x := _made_whole(leaf))}
+    by_type = {i: x for i, (_, leaf) in enumerate(call.keyed) if (x := _by_type(leaf))}
+    whole = {i: _made_whole(call.keyed[i][1]) for i in by_type}
     while True:
         try:
             traced = trace(call, has_aux, whole)
@@ -78,16 +79,16 @@ def plan(
                 raise
             whole = {}  # the function itself may say how it lies
             continue
-        choice, chosen = _choose(traced, call.keyed, tables, row_sharding, strict)
+        choice, chosen = _choose(
+            traced, call.keyed, tables, row_sharding, by_type, strict
+        )
         if whole.keys() <= chosen.keys():
             return Plan(traced, choice, chosen)
         whole = {i: x for i, x in whole.items() if i in chosen}
 
 
-def _made_whole(leaf: Any) -> jax.ShapeDtypeStruct | None:
-    """Its type, as if all devices had all rows; None if no type tells that not."""
-    if _by_type(leaf) is None:
-        return None
+def _made_whole(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The type of what lies by rows, as if all devices had all of them."""
     sharding = placement.sharding_of(leaf)
     whole = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec[1:]))
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
@@ -111,6 +112,7 @@ def _choose(
     keyed: Sequence[tuple[Any, Any]],
     tables: Literal["auto"] | TableFilter,
     row_sharding: RowShardings | None,
+    by_type: dict[int, RowSharding],
     strict: bool,
 ) -> tuple[Choice, dict[int, Table]]:
     jaxpr, preferred = traced.jaxpr.jaxpr, dict[int, RowSharding]()
@@ -118,8 +120,7 @@ def _choose(
         by_rows = {i: row_sharding for i, (_, x) in enumerate(keyed) if _lies(x)}
         tables = wherever_possible if tables == "auto" else tables
     elif row_sharding is None:
-        by_rows = {}
-        preferred = {i: x for i, (_, leaf) in enumerate(keyed) if (x := _by_type(leaf))}
+        by_rows, preferred = dict[int, RowSharding](), by_type
     else:
         by_rows = _given(keyed, row_sharding)
     choice = choose(jaxpr, keyed, tables, traced.num_values, strict, by_rows, preferred)

@@ -6,7 +6,6 @@ over the loopback; what they train is told in ``test_processes.py``.
 
 import os
 import pathlib
-import socket
 import sys
 import traceback
 
@@ -20,6 +19,7 @@ os.environ["XLA_FLAGS"] = xla_flags()
 import jax  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
+from benchmarks.census.sharded.processes import free_port  # noqa: E402
 from examples import checkpoints as example  # noqa: E402
 from tests.sharding import training  # noqa: E402
 
@@ -55,12 +55,6 @@ def start(index: int, number: int, port: int, directory: pathlib.Path) -> None:
     jax.distributed.initialize(f"localhost:{port}", number, index)
     work(directory)
     jax.distributed.shutdown()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 def main(number: int, directory: pathlib.Path) -> int:
