@@ -16,10 +16,11 @@ with tiny tables.
 import statistics
 from typing import Any
 
-from benchmarks import command, report
+from benchmarks import command, report, side_by_side
 from benchmarks.dlrm.contenders import (
     CAPPED,
     CONTENDERS,
+    CUT,
     FBGEMM,
     FEW_ROWS,
     ONE_ARRAY,
@@ -29,7 +30,7 @@ from benchmarks.dlrm.contenders import (
 )
 from benchmarks.dlrm.report import plot, table
 from benchmarks.machine import Machine
-from benchmarks.side_by_side import Team, measure, median_ratio
+from benchmarks.side_by_side import Team, measure
 
 CASES = [
     *(Case(dim, batch) for dim in (16, 64) for batch in (256, 2048, 8192)),
@@ -42,7 +43,7 @@ PEERS = {
     FBGEMM: ("torch", "torch, MLPs alone", 1),
     ONE_ARRAY: ("jax", "JAX, MLPs alone", 1),
     "torch": ("torch", "torch, MLPs alone", 2),
-    "optax, capped": ("jax", "JAX, MLPs alone", 3),
+    CUT: ("jax", "JAX, MLPs alone", 3),
 }
 WHOLE, TABLES, COMPILING = 1.0, 0.6, 1.5  # at most, of the best peer's or of Optax'
 
@@ -56,7 +57,7 @@ def fitting(case: Case, memory: float, peers: set[str]) -> list[str]:
     """Those that fit beside one another, the first ones first."""
     names, taken = [], 0.0
     for name, (peer, _, copies) in PEERS.items():
-        limit = CAPPED if name == "optax, capped" else max(case.rows)
+        limit = CAPPED if name == CUT else max(case.rows)
         size = 4 * case.dim * copies * sum(min(n, limit) for n in case.rows)
         if peer in peers and taken + size <= memory:
             names.append(name)
@@ -78,10 +79,8 @@ def teams(case: Case, args: Any, names: list[str]) -> list[Team]:
 
 def summarize(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """Of each contender, and what of its step is the tables'."""
-    found = {}
+    found = side_by_side.summarize(times, OURS)
     for name, seconds in times.items():
-        found[name] = {"milliseconds": 1e3 * statistics.median(seconds)}
-        found[name]["ratio"] = median_ratio(seconds, times[OURS])
         if name in PEERS:
             alone = times[PEERS[name][1]]
             pairs = zip(seconds, alone, strict=True)
@@ -93,14 +92,15 @@ def targets(cases: dict[str, Any], compiled: dict[str, Any]) -> list[dict[str, A
     found = []
     for title, case in cases.items():
         others = [case[name] for name in ("torch", FBGEMM) if name in case]
-        if others:
-            for what, most in (("milliseconds", WHOLE), ("tables", TABLES)):
+        for what, most in (("milliseconds", WHOLE), ("tables", TABLES)):
+            # A share below 0 says that the machine was too busy to tell it.
+            if others and min(other[what] for other in others) > 0:
                 ratio = case[OURS][what] / min(other[what] for other in others)
                 kind = "whole step" if what == "milliseconds" else "tables"
                 what = f"{kind} / the best peer's, {title}"
                 found.append(report.target(what, ratio, most))
     seconds = compiled["seconds"]
-    ratio = seconds[OURS] / seconds["optax, capped"]
+    ratio = seconds[OURS] / seconds[CUT]
     what = "tracing and compiling / dense Optax'"
     return [*found, report.target(what, ratio, COMPILING)]
 

@@ -31,6 +31,8 @@ ROWS = [
 ]
 FEW_ROWS = 50, 3, 20, 1000  # to see whether it runs
 CAPPED = 200_000  # rows, of what has to fit into memory several times
+OURS, ONE_ARRAY, CUT = "adagrad_jax", "adagrad_jax, one array", "optax, capped"
+FBGEMM = "FBGEMM"
 NUMBERS = 13
 BATCHES = 8
 TABLE_RATE, TABLE_EPSILON, RATE, EPSILON = 0.01, 1e-8, 0.005, 1e-8
@@ -141,10 +143,10 @@ def jax_step(case: Case, name: str) -> tuple[Callable, Callable]:
 
     import adagrad_jax as aj
 
-    model, is_dense = jax_model(case), name == "optax, capped"
+    model, is_dense = jax_model(case), name == CUT
     rows = [min(n, CAPPED) for n in case.rows] if is_dense else list(case.rows)
     offsets = np.cumsum([0, *rows[:-1]])
-    in_one_array = name == "adagrad_jax, one array"
+    in_one_array = name == ONE_ARRAY
 
     def vectors_of(tables, ids):
         if in_one_array:
@@ -243,7 +245,7 @@ def compiling(case: Case, rounds: int) -> dict[str, Any]:
 
     import jax
 
-    names = ["adagrad_jax", "adagrad_jax, one array", "optax, capped"]
+    names = [OURS, ONE_ARRAY, CUT]
     batch = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, case.batches()[0]))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
@@ -296,6 +298,16 @@ def torch_model(case: Case) -> tuple[Any, Any]:
     return loss, torch.optim.Adagrad(weights, lr=RATE, eps=EPSILON, fused=True)
 
 
+def torch_update(value: Any, *optimizers: Any) -> float:
+    """The loss, of which all have taken a step."""
+    value.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    return value.item()
+
+
 def torch_batches(case: Case) -> Any:
     import torch
 
@@ -331,12 +343,7 @@ def torch_whole(case: Case) -> Step:
         numbers, ids, labels = next(batches)
         vectors = [table(i) for table, i in zip(tables, ids, strict=True)]
         value = loss(torch.stack(vectors, dim=1), numbers, labels)
-        value.backward()
-        of_mlps.step()
-        of_tables.step()
-        of_mlps.zero_grad()
-        of_tables.zero_grad()
-        return value.item()
+        return torch_update(value, of_mlps, of_tables)
 
     return run
 
@@ -353,10 +360,7 @@ def torch_alone(case: Case) -> Step:
         numbers, _, labels = next(batches)
         vectors.grad = None
         value = loss(vectors, numbers, labels)
-        value.backward()
-        of_mlps.step()
-        of_mlps.zero_grad()
-        return value.item()
+        return torch_update(value, of_mlps)
 
     return run
 
@@ -391,21 +395,15 @@ def fbgemm_whole(case: Case) -> Step:
         numbers, ids, labels = next(batches)
         vectors = tables(ids.reshape(-1), offsets).view(shape)
         value = loss(vectors, numbers, labels)
-        value.backward()
-        of_mlps.step()
-        of_mlps.zero_grad()
-        return value.item()
+        return torch_update(value, of_mlps)
 
     return run
 
 
-OURS, ONE_ARRAY, FBGEMM = "adagrad_jax", "adagrad_jax, one array", "FBGEMM"
 CONTENDERS: dict[str, Callable[[Case], Step]] = {
-    "adagrad_jax": lambda case: jax_whole(case, "adagrad_jax"),
-    "adagrad_jax, one array": lambda case: jax_whole(case, "adagrad_jax, one array"),
-    "optax, capped": lambda case: jax_whole(case, "optax, capped"),
+    **{n: functools.partial(jax_whole, name=n) for n in (OURS, ONE_ARRAY, CUT)},
     "JAX, MLPs alone": jax_alone,
     "torch": torch_whole,
-    "FBGEMM": fbgemm_whole,
+    FBGEMM: fbgemm_whole,
     "torch, MLPs alone": torch_alone,
 }
