@@ -504,6 +504,24 @@ CASES = [
         ],
     ),
     (
+        "RowSharding(mesh, axis) makes one",
+        lambda: aj.sharding.shard_rows(TABLE, MESH, lambda *_: True),
+        [
+            lambda: aj.sharding.shard_rows(
+                TABLE, aj.sharding.RowSharding(MESH, "d"), lambda *_: True
+            )
+        ],
+    ),
+    (
+        "it is table.shape[0]",
+        lambda: aj.sharding.num_passes(jnp.ones(4, int), -4, ROW_SHARDING),
+        [
+            lambda: aj.sharding.num_passes(
+                jnp.ones(4, int), TABLE.shape[0], ROW_SHARDING
+            )
+        ],
+    ),
+    (
         "pass what the table is read by",
         lambda: aj.sharding.num_passes(jnp.ones(4), 4, ROW_SHARDING),
         [lambda: aj.sharding.num_passes(jnp.ones(4, int), 4, ROW_SHARDING)],

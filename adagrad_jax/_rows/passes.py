@@ -4,13 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh
 from jax.typing import ArrayLike
 
 from adagrad_jax._rows.distinct import find_distinct
 from adagrad_jax._rows.exchange import Exchange, Queue, split_evenly
 from adagrad_jax._rows.parts import row_or_none
-from adagrad_jax._rows.row_sharding import RowSharding
+from adagrad_jax._rows.row_sharding import RowSharding, check_is_one
 
 
 def num_passes(ids: ArrayLike, num_rows: int, row_sharding: RowSharding) -> jax.Array:
@@ -38,8 +39,9 @@ def num_passes(ids: ArrayLike, num_rows: int, row_sharding: RowSharding) -> jax.
       An int32.
 
     Raises:
-      TypeError: If ``ids`` are not integers.
-      ValueError: If the devices do not divide ``num_rows``.
+      TypeError: If ``ids`` are not integers, or ``row_sharding`` is something else.
+      ValueError: If ``num_rows`` is no number of rows, or one that the devices do not
+        divide.
 
     Example:
       >>> import adagrad_jax as aj, jax, jax.numpy as jnp
@@ -51,11 +53,18 @@ def num_passes(ids: ArrayLike, num_rows: int, row_sharding: RowSharding) -> jax.
       1
       2
     """
+    check_is_one(row_sharding)
     ids, number = jnp.asarray(ids), row_sharding.num_shards
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(
             f"`ids` must be integers, got dtype {ids.dtype}; pass what the table is "
             "read by."
+        )
+    is_integer = isinstance(num_rows, int | np.integer)  # pyright: ignore
+    if not is_integer or num_rows < 0:
+        raise ValueError(
+            f"`num_rows` must be an integer, 0 or more, got {num_rows!r}; it is "
+            "table.shape[0]."
         )
     row_sharding.sharding(jax.ShapeDtypeStruct((num_rows,), jnp.float32))
     if number == 1 or 0 in (ids.size, num_rows):

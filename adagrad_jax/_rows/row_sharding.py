@@ -110,3 +110,12 @@ class RowSharding:
                 + (f"give the table {whole} rows." if shape else "a scalar has none.")
             )
         return NamedSharding(self.mesh, self.spec)
+
+
+def check_is_one(row_sharding: Any) -> None:
+    """Raises TypeError unless it is a :class:`RowSharding`."""
+    if not isinstance(row_sharding, RowSharding):
+        raise TypeError(
+            "`row_sharding` must be an adagrad_jax.sharding.RowSharding, got "
+            f"{row_sharding!r}; RowSharding(mesh, axis) makes one."
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adagrad_jax._rows.row_sharding import RowSharding
+from adagrad_jax._rows.row_sharding import RowSharding, check_is_one
 from adagrad_jax._states import Path, kept_anywhere
 from adagrad_jax._trees import at
 
@@ -45,6 +45,7 @@ def shard_rows(
       checkpoint, where what fits no single device must be made in its place.
 
     Raises:
+      TypeError: If ``row_sharding`` is something else.
       ValueError: If the devices do not divide a table's number of rows, with the number
         to round it up to; if ``tables`` chooses nothing; if ``tree`` keeps nothing of
         ``params``.
@@ -66,6 +67,7 @@ def shard_rows(
       >>> print(state[0].accumulator["table"].sharding.spec)
       P('rows',)
     """
+    check_is_one(row_sharding)
     chosen = _chosen(tree if params is None else params, row_sharding, tables)
     if params is None:
         by_rows = set(chosen)

@@ -72,5 +72,14 @@ def test_nothing_to_send():
 def test_what_is_refused():
     with pytest.raises(TypeError, match="`ids` must be integers, got dtype float32"):
         aj.sharding.num_passes(jnp.ones(3), V, BY_ROWS)
+    with pytest.raises(
+        TypeError, match="must be an adagrad_jax.sharding.RowSharding, g"
+    ):
+        aj.sharding.num_passes(jnp.arange(3), V, "d")
+    for wrong in (-8, 8.0, None):
+        with pytest.raises(
+            ValueError, match="`num_rows` must be an integer, 0 or more"
+        ):
+            aj.sharding.num_passes(jnp.arange(3), wrong, BY_ROWS)
     with pytest.raises(ValueError, match="give the table 104 rows"):
         aj.sharding.num_passes(jnp.arange(3), V + 1, BY_ROWS)
