@@ -20,7 +20,7 @@ bench: $(VENV)/.benchmarks  ## measure against the peers that are installed (an 
 
 bench-peers: $(PEERS:%=$(VENV)-%/.peer)  ## install the peers, each in an environment of its own
 
-test: $(VENV)/.tests  ## run the tests (15 to 20 minutes on two cores)
+test: $(VENV)/.tests  ## run the tests (10 to 13 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.check  ## formatting, lint and types
