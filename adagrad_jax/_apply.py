@@ -14,7 +14,7 @@ from adagrad_jax._accumulators.rounded import (
 )
 from adagrad_jax._checks import check_fits_params, check_leaves
 from adagrad_jax._precision import at_least_float32
-from adagrad_jax._rows.visit import ROW_NUMBERS, replace_rows
+from adagrad_jax._rows.visit import ROW_NUMBERS, add_rows, replace_rows
 from adagrad_jax._trees import is_none, map_given
 
 
@@ -96,12 +96,7 @@ def _add(param: jax.Array, update: Any, key: jax.Array | None) -> jax.Array:
     if key is not None:
         add = _AddAndRound(width_of_line(param, update))
         return replace_rows(update, add, param, key, ROW_NUMBERS)
-    new = replace_rows(update, _added, param)
-    return new.astype(param.dtype)
-
-
-def _added(update: jax.Array, param: jax.Array) -> jax.Array:
-    return param + update
+    return add_rows(update, param).astype(param.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

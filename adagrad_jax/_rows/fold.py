@@ -7,13 +7,14 @@ the sums of its block anew, which is cheaper than to keep them: the memory for a
 have to be cleared first. On accelerators, in one pass with a segmented sum, since a
 scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26371).
 
-No index is out of range, lest a checker of indices (``jax.experimental.checkify``) take
-ours for the user's: entries of no row have a place of their own after the last slot,
-and a slot that is not in use repeats one that is, with what that row gets.
+Slots come in whole blocks, so that some are not in use. They have zeros for rows, or
+any row, read some row of a table, and are dropped where one is written: out of sight of
+a checker of indices (``jax.experimental.checkify``), lest it take ours for the user's.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -60,8 +61,8 @@ What indexes the arrays at hand is not the function's business.
 Stage = tuple[Callable[..., jax.Array], tuple[Any, ...]]
 """A hashable ``function(rows, *operands) -> rows``, and its operands.
 
-Rows are ``(k, ...)``, and one of them may be there more than once. Operands are whole
-but for those marked as :class:`RowsOf`, or the constant above.
+Rows are ``(k, ...)``, and some of them may stand for none. Operands are whole but for
+those marked as :class:`RowsOf`, or the constant above.
 """
 
 
@@ -108,15 +109,17 @@ class Visit:
     Attributes:
       stages: Functions that are applied to the sums, in order.
       function: ``(rows, rows_of_tables, *operands) -> (mapped, rows_of_tables, terms)``
-        for ``(k, ...)`` rows, one of which may be there more than once: other rows, new
-        ones of the tables, and what is to be summed up. Each is a tree, maybe empty.
+        for ``(k, ...)`` rows, some of which may stand for none: other rows, new ones of
+        the tables, and what is to be summed up. Each is a tree, maybe empty.
       reduction: Whether terms are added, or the largest is kept (of no rows that is
         minus infinity).
+      adds: Whether what the function gives for the tables is added to their rows.
     """
 
     stages: tuple[Callable[..., jax.Array], ...]
     function: Callable[..., tuple[Any, Any, Any]]
     reduction: Reduction
+    adds: bool = False
 
 
 class Visited(NamedTuple):
@@ -146,10 +149,8 @@ class Place:
     """Where some rows are.
 
     Attributes:
-      ids: ``(k,)``, the row that each of them is, in range.
-      in_use: ``(k,)``, which of their slots are in use; the others repeat one of them.
-        If none is, ids and rows mean nothing.
-      any_in_use: Whether one is, shape (); constant, where that is known.
+      ids: ``(k,)``, the row that each of them is; the number of rows, for none.
+      in_use: ``(k,)``, which of them are rows.
       first_slot: The first one's; they are consecutive.
       row_axes: As in :class:`Sums`.
       first_row: As in :class:`Sums`.
@@ -157,19 +158,15 @@ class Place:
 
     ids: jax.Array
     in_use: jax.Array
-    any_in_use: jax.Array
     first_slot: Any
     row_axes: int = dataclasses.field(metadata={"static": True})
     first_row: jax.Array | None = None
 
-    def index(self, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
-        """The ids in a table of this shape, as an index for each axis of rows."""
-        return index_of(self.ids, shape[: self.row_axes])
-
     @property
     def numbers(self) -> jax.Array:
-        """Those of the rows, in the whole table."""
-        return self.ids if self.first_row is None else self.first_row + self.ids
+        """Those of the rows, in the whole table; for none, that of some row."""
+        ids = jnp.where(self.in_use, self.ids, 0)
+        return ids if self.first_row is None else self.first_row + ids
 
 
 def index_of(ids: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
@@ -187,6 +184,7 @@ def to_visit(
     reduction: Reduction,
     tables: Any,
     operands: tuple[Any, ...],
+    adds: bool = False,
 ) -> tuple[Visit, Operands]:
     """What is to be done to ``tables``, for :func:`fold`, and with which operands."""
     leaf_of = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(tables))}
@@ -198,7 +196,8 @@ def to_visit(
             lambda x: _Changing(leaf_of[id(x)]) if id(x) in leaf_of else x, operand
         )
 
-    visit = Visit(tuple(function for function, _ in stages), function, reduction)
+    functions = tuple(function for function, _ in stages)
+    visit = Visit(functions, function, reduction, adds)
     of_stages = tuple(tuple(map(mark, others)) for _, others in stages)
     return visit, Operands(of_stages, operands)
 
@@ -211,7 +210,9 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
     """
     num_slots = sums.distinct.ids.size
 
-    def at_place(so_far: Visited, rows: Any, place: Place, operands: Any) -> Visited:
+    def at_place(
+        so_far: Visited, rows: Any, place: Place, operands: Any, add: Any
+    ) -> Visited:
         rows = _staged(visit, rows.astype(sums.dtype), so_far.tables, place, operands)
         old = jax.tree.map(lambda table: take_rows(table, place), so_far.tables)
         others = at_rows(place, operands.of_function)
@@ -219,14 +220,10 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
         put = functools.partial(
             lax.dynamic_update_slice_in_dim, start_index=place.first_slot, axis=0
         )
+        write = functools.partial(add if visit.adds else set_rows, place)
         return Visited(
             jax.tree.map(put, so_far.mapped, mapped),
-            jax.tree.map(
-                lambda *args: set_rows(args[0], place, *args[1:]),
-                so_far.tables,
-                old,
-                new,
-            ),
+            jax.tree.map(write, so_far.tables, new),
             _include(so_far.totals, terms, place.in_use, visit.reduction),
         )
 
@@ -234,7 +231,8 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
         def block(state: tuple[jax.Array, Visited]) -> tuple[jax.Array, Visited]:
             start, so_far = state
             rows, place = _block(sums, start)
-            return start + rows.shape[0], at_place(so_far, rows, place, operands)
+            so_far = at_place(so_far, rows, place, operands, add_rows)
+            return start + rows.shape[0], so_far
 
         num_used = sums.distinct.num_used
         start, end = jnp.zeros((), num_used.dtype), _end(num_used)
@@ -242,7 +240,7 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
 
     def in_one_pass(so_far: Visited, sums: Sums, operands: Operands) -> Visited:
         rows = _sum_neighbours(sums.entries, sums.distinct)
-        return at_place(so_far, *_all_slots(sums, rows), operands)
+        return at_place(so_far, *_all_slots(sums, rows), operands, _add_apart)
 
     def run(*args: Any) -> Visited:
         return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
@@ -261,7 +259,7 @@ def before_all(
 
     def of_one(rows: jax.Array, tables: Any, operands: Operands) -> Any:
         ids = jnp.zeros(rows.shape[:1], jnp.int32)
-        place = Place(ids, ids == 0, jnp.array(True), 0, sums.row_axes)
+        place = Place(ids, ids == 0, 0, sums.row_axes)
         rows = _staged(visit, rows, tables, place, operands)
         old = jax.tree.map(lambda table: take_rows(table, place), tables)
         return visit.function(rows, old, *at_rows(place, operands.of_function))
@@ -321,27 +319,37 @@ def result_of(
 
     def call(rows: jax.Array, operands: tuple[Any, ...]) -> Any:
         ids = jnp.zeros(rows.shape[:1], jnp.int32)
-        place = Place(ids, ids == 0, jnp.array(True), 0, row_axes)
+        place = Place(ids, ids == 0, 0, row_axes)
         return function(rows, *at_rows(place, operands))
 
     return jax.eval_shape(call, rows, jax.tree.map(_plain, operands))
 
 
 def take_rows(table: jax.Array, place: Place) -> jax.Array:
-    """Some of a table's rows."""
-    if 0 in table.shape[: place.row_axes]:
+    """Some of a table's rows; any one, for none."""
+    axes = table.shape[: place.row_axes]
+    if 0 in axes:
         return jnp.zeros((place.ids.size, *table.shape[place.row_axes :]), table.dtype)
-    return read(table, place.index(table.shape))
+    last = jnp.asarray(math.prod(axes) - 1, place.ids.dtype)
+    return read(table, index_of(jnp.minimum(place.ids, last), axes))
 
 
-def set_rows(
-    table: jax.Array, place: Place, old: jax.Array, new: jax.Array
-) -> jax.Array:
-    """``table``, which has the rows ``old`` there, with ``new`` ones."""
-    rows = jnp.where(place.any_in_use, new.astype(table.dtype), old)
-    return table.at[place.index(table.shape)].set(
-        rows, mode="promise_in_bounds", wrap_negative_indices=False
-    )
+def set_rows(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
+    """``table`` with other rows there."""
+    index = index_of(place.ids, table.shape[: place.row_axes])
+    return _set_at(table, index, rows.astype(table.dtype))
+
+
+def add_rows(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
+    """``table`` with something added to its rows there, which are read and written."""
+    index = index_of(place.ids, table.shape[: place.row_axes])
+    return _add_at(table, index, rows.astype(table.dtype))
+
+
+def _add_apart(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
+    """The same, where additions in place would be atomic, though no row is there twice."""
+    rows = take_rows(table, place) + rows.astype(table.dtype)
+    return set_rows(place, table, rows)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -360,19 +368,14 @@ def _all_rows(visit: Visit, sums: Sums, operands: Operands) -> jax.Array:
 
 
 def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
-    """The slots from ``start`` on, the first of which is in use if any is."""
+    """The slots from ``start`` on."""
     distinct, size = sums.distinct, block_size(sums.distinct.ids.size)
-    in_use = start + jnp.arange(size, dtype=jnp.int32) < distinct.num_used
-    any_in_use = _is_before_end(in_use[0])
     ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
-    ids = jnp.where(in_use, ids, jnp.where(any_in_use, ids[0], 0))
     rows = _sum_block(sums.entries, distinct.slot - start, size)
-    # Or else XLA may add what a stage adds before the entries are summed, and choose
-    # among ids anew for each number of a row.
-    rows, ids, in_use = lax.optimization_barrier((rows, ids, in_use))
-    rows = jnp.where(jnp.expand_dims(in_use, range(1, rows.ndim)), rows, rows[:1])
-    place = Place(ids, in_use, any_in_use, start, sums.row_axes, sums.first_row)
-    return rows, place
+    # Or else XLA may add what a stage adds before the entries are summed.
+    rows, ids = lax.optimization_barrier((rows, ids))
+    in_use = start + jnp.arange(size, dtype=jnp.int32) < distinct.num_used
+    return rows, Place(ids, in_use, start, sums.row_axes, sums.first_row)
 
 
 @jax.custom_batching.custom_vmap
@@ -391,30 +394,11 @@ def _end_of_all(size: int, batched: Any, num_used: jax.Array) -> tuple[jax.Array
     return _end(jnp.max(num_used)), False  # of an outer vmap, too
 
 
-@jax.custom_batching.custom_vmap
-def _is_before_end(in_use: jax.Array) -> jax.Array:
-    """Whether the first slot of a block is in use: always, but where ends differ."""
-    return jnp.ones_like(in_use)
-
-
-@_is_before_end.def_vmap
-def _is_before_own_end(
-    size: int, batched: Any, in_use: jax.Array
-) -> tuple[jax.Array, bool]:
-    del size, batched
-    return in_use, True
-
-
 def _all_slots(sums: Sums, rows: jax.Array) -> tuple[jax.Array, Place]:
     """All of them at once, given what each one's entries sum up to."""
     distinct = sums.distinct
-    position = jnp.arange(distinct.ids.size, dtype=jnp.int32)
-    # Not all the same: many writes to one place would wait for one another.
-    repeated = lax.rem(position, jnp.maximum(distinct.num_used, 1))
-    in_use = position < distinct.num_used
-    ids = jnp.where(in_use[0], read(distinct.ids, repeated), 0)
-    place = Place(ids, in_use, in_use[0], 0, sums.row_axes, sums.first_row)
-    return read(rows, repeated), place
+    in_use = jnp.arange(distinct.ids.size, dtype=jnp.int32) < distinct.num_used
+    return rows, Place(distinct.ids, in_use, 0, sums.row_axes, sums.first_row)
 
 
 def _staged(
@@ -446,26 +430,34 @@ def _sum_block(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array
     """The same, but those of any other slot are dropped."""
     dtype = _sum_dtype(entries.dtype)
     sums = jnp.zeros((num_slots, *entries.shape[1:]), dtype)
+    # With a place for what is dropped each block would read all entries, not its own.
     return _add_at(sums, slot, entries.astype(dtype))
 
 
-@jax.custom_batching.custom_vmap
-def _add_at(sums: jax.Array, slot: jax.Array, entries: jax.Array) -> jax.Array:
-    """Drops what is elsewhere, where checkers of indices do not look into.
+def _dropping(put: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """``put(array, index, rows)``, where checkers of indices do not look into.
 
-    With a place for what is dropped each block would read all entries, not just its
-    own.
+    It drops what is elsewhere.
     """
-    return sums.at[slot].add(entries, mode="drop", wrap_negative_indices=False)
+    put_at = jax.custom_batching.custom_vmap(put)
+
+    @put_at.def_vmap
+    def put_each_at(axis_size: int, batched: Any, *args: Any) -> tuple[Any, bool]:
+        del axis_size
+        in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+        return jax.vmap(put, in_axes)(*args), True
+
+    return put_at
 
 
-@_add_at.def_vmap
-def _add_each_at(
-    axis_size: int, batched: list[bool], *args: jax.Array
-) -> tuple[jax.Array, bool]:
-    del axis_size
-    in_axes = [0 if is_batched else None for is_batched in batched]
-    return jax.vmap(_add_at.fun, in_axes)(*args), True
+@_dropping
+def _add_at(array: jax.Array, index: Any, rows: jax.Array) -> jax.Array:
+    return array.at[index].add(rows, mode="drop", wrap_negative_indices=False)
+
+
+@_dropping
+def _set_at(array: jax.Array, index: Any, rows: jax.Array) -> jax.Array:
+    return array.at[index].set(rows, mode="drop", wrap_negative_indices=False)
 
 
 @jax.jit  # to be traced once for all that use it: a scan is long

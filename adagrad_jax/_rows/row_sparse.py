@@ -336,9 +336,11 @@ class RowSparse(metaclass=_OpaqueType):
         reduction: Reduction,
         tables: Any,
         operands: tuple[Any, ...] = (),
+        adds: bool = False,
     ) -> tuple[Any, Any, Any]:
         """:class:`Visited`, by :class:`Visit`; other rows as a :class:`RowSparse`."""
-        visit, operands = to_visit(self._stages, function, reduction, tables, operands)
+        what = function, reduction, tables, operands, adds
+        visit, operands = to_visit(self._stages, *what)
         if self.row_sharding is not None:
             result = fold_arrived(visit, self._arrive(), tables, operands)
             return self._with_arrived(result.mapped), *result[1:]
@@ -474,15 +476,19 @@ class RowSparse(metaclass=_OpaqueType):
             )
         zero = jax.ShapeDtypeStruct((), self.dtype)
         dtype = jax.eval_shape(jnp.add, dense, zero).dtype
-        return self.visited(_add_to_rows, "sum", dense.astype(dtype))[1]
+        return self.added_to(dense.astype(dtype))
+
+    def added_to(self, table: jax.Array) -> jax.Array:
+        """``table``, with its dtype, and these rows added to its own."""
+        return self.visited(_given, "sum", table, adds=True)[1]
 
 
 def _same(rows: jax.Array, tables: Any) -> tuple[jax.Array, Any, Any]:
     return rows, tables, ()
 
 
-def _add_to_rows(rows: jax.Array, table: jax.Array) -> tuple[Any, jax.Array, Any]:
-    return (), table + rows, ()
+def _given(rows: jax.Array, table: jax.Array) -> tuple[Any, jax.Array, Any]:
+    return (), rows.astype(table.dtype), ()
 
 
 def _multiply(rows: jax.Array, factor: ArrayLike) -> jax.Array:

@@ -7,7 +7,8 @@ rows that it is called with, and in the place of :data:`ROW_NUMBERS` their numbe
 the table. There are three things to do:
 
 - :func:`map_rows`: other rows in the gradient, by what tables have there;
-- :func:`replace_rows`: other rows in tables (:func:`map_and_replace_rows` does both);
+- :func:`replace_rows`: other rows in tables (:func:`map_and_replace_rows` does both),
+  or :func:`add_rows`, which is less work;
 - :func:`total`: one result of all rows, a sum or the largest.
 
 A row is what has one place along the table's first ``gradient.row_axes`` axes, which
@@ -88,6 +89,19 @@ def replace_rows(
         return gradient.visited(_Replace(function), "sum", tables, operands)[1]
     gradient = jnp.asarray(gradient)
     return function(gradient, tables, *_at_all_rows(gradient, operands))
+
+
+def add_rows(update: Any, table: jax.Array) -> jax.Array:
+    """``table`` plus an update, summed in the wider dtype of both.
+
+    An ordinary update's sum has that dtype, that of one of rows the table's.
+    """
+    if not isinstance(update, RowSparse):
+        return _added(jnp.asarray(update), table)
+    if jnp.promote_types(update.dtype, table.dtype) != table.dtype:
+        return replace_rows(update, _added, table)
+    _check_rows(update, (RowsOf(table),))
+    return update.added_to(table)
 
 
 def map_and_replace_rows(
@@ -172,6 +186,10 @@ def map_replace_and_total(
     operands, tables = _as_arrays(operands), jax.tree.map(jnp.asarray, tables)
     _check_rows(gradient, (RowsOf(tables), *operands))
     return gradient.visited(function, reduction, tables, operands)
+
+
+def _added(update: jax.Array, table: jax.Array) -> jax.Array:
+    return table + update
 
 
 @dataclasses.dataclass(frozen=True)
