@@ -95,7 +95,7 @@ def test_nothing_is_imported_that_may_not_be_needed():
 # What the rest may have of the rooms behind the door.
 DOOR = {"visit", "gradient", "choice", "row_sparse", "packed", "explain"}
 DOOR |= {"reduction", "row_sharding", "forward", "passes"}  # of sharding
-INSIDE = {"ids", "summed", "fold", "then", "coalesce", "_entries", "_distinct"}
+INSIDE = {"ids", "summed", "fold", "then", "coalesce", "_entries", "_grouped"}
 
 
 def test_gradients_of_rows_are_seen_through_the_door_only():

@@ -55,14 +55,6 @@ def find_distinct(ids: jax.Array, num_rows: int) -> Distinct:
     return with_automatic_axes(find, (gathered(ids),))
 
 
-def of_slots(distinct: Distinct) -> Distinct:
-    """For entries that are in the order of the slots, one for each."""
-    num_slots = distinct.ids.size
-    position = jnp.arange(num_slots, dtype=jnp.int32)
-    slot = jnp.where(position < distinct.num_used, position, num_slots)
-    return distinct._replace(order=position, slot=slot)
-
-
 def _by_hashing(ids: jax.Array, num_rows: int) -> Distinct:
     position = jnp.arange(ids.size, dtype=jnp.int32)
     first = _first_with_same_id(ids)

@@ -23,19 +23,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from adagrad_jax._rows.distinct import find_distinct, in_order, of_slots, read
+from adagrad_jax._rows.distinct import find_distinct, in_order, read
 from adagrad_jax._rows.fold import (
     Operands,
     RowsOf,
-    Sums,
     Visit,
     Visited,
-    all_rows,
     fold,
     index_of,
 )
 from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
 from adagrad_jax._rows.row_sharding import RowSharding
+from adagrad_jax._rows.sums import Sums
 
 State = TypeVar("State")
 
@@ -274,10 +273,9 @@ def arrive(
     exchange = Exchange(row_sharding, num_rows, ids.size // row_sharding.num_shards)
 
     def send(ids: jax.Array, entries: jax.Array) -> Arrived:
-        distinct = find_distinct(ids, num_rows)
-        # Not rounded yet: sums will be.
-        rows = all_rows(Sums(entries, distinct, row_axes, entries.dtype))
-        queue = exchange.queue(distinct.ids)
+        sums = Sums.of(ids, entries, num_rows, row_axes, dtype)
+        rows = sums.rows.astype(entries.dtype)
+        queue = exchange.queue(sums.distinct.ids)
         at, valid = exchange.window(queue, exchange.agree(queue))
         first = _brought(exchange, queue, rows, at, valid, row_axes, dtype)
         return _stacked(Arrived(first, rows, sent(queue, valid), exchange))
@@ -308,8 +306,8 @@ def _brought(
     used = jnp.expand_dims(valid, range(2, rows.ndim + 1))
     entries = exchange.swap(jnp.where(used, read(rows, read(queue.order, at)), 0))
     entries = entries.reshape(ids.size, *rows.shape[1:])
-    distinct = find_distinct(ids, exchange.num_own)
-    return Sums(entries, distinct, row_axes, dtype, exchange.first_row)
+    how = exchange.num_own, row_axes, dtype, exchange.first_row
+    return Sums.of(ids, entries, *how)
 
 
 _BOTH = {"sum": jnp.add, "max": jnp.maximum}
@@ -400,12 +398,7 @@ def _only(queue: Queue, at: jax.Array, kept: jax.Array, none: int) -> Queue:
 def _remade(arrived: Arrived, mapped: Any, returned: Any, queue: Queue) -> Any:
     if isinstance(mapped, tuple):
         return ()
-    first = dataclasses.replace(
-        arrived.first,
-        entries=mapped,
-        distinct=of_slots(arrived.first.distinct),
-        dtype=mapped.dtype,
-    )
+    first = dataclasses.replace(arrived.first, rows=mapped, dtype=mapped.dtype)
     return dataclasses.replace(arrived, first=first, rest=returned[:-1], queue=queue)
 
 
@@ -430,7 +423,7 @@ def entries_of(arrived: Arrived) -> tuple[jax.Array, jax.Array]:
         rest = jnp.where(is_left, owner * num_own + row, num_rows)
         return (
             jnp.concatenate([ids, rest]),
-            jnp.concatenate([arrived.first.entries, read(arrived.rest, order)]),
+            jnp.concatenate([arrived.first.rows, read(arrived.rest, order)]),
         )
 
     return exchange.by_device(own_entries, (arrived,), (spec,), (spec, spec))

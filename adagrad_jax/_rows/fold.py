@@ -1,15 +1,12 @@
-"""Sum what was said of each row, and visit each distinct row once.
+"""Visit each distinct row once.
 
-Adagrad must square a row's whole gradient: entries of one row are summed first. How are
-the rows visited? On a CPU, in blocks that fit the cache, by a loop that ends with the
-last row in use: neither padding nor the table's size costs anything. Each loop takes
-the sums of its block anew, which is cheaper than to keep them: the memory for all would
-have to be cleared first. On accelerators, in one pass with a segmented sum, since a
-scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26371).
+How? On a CPU, in blocks that fit the cache, by a loop that ends with the last row in
+use. On accelerators, in one pass.
 
-Slots come in whole blocks, so that some are not in use. They have zeros for rows, or
-any row, read some row of a table, and are dropped where one is written: out of sight of
-a checker of indices (``jax.experimental.checkify``), lest it take ours for the user's.
+Slots come in whole blocks, so that some are not in use. What such a slot has for a row
+means nothing; it reads some row of a table, and is dropped where one is written: out of
+sight of a checker of indices (``jax.experimental.checkify``), lest it take ours for the
+user's.
 """
 
 import dataclasses
@@ -21,15 +18,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.export import is_symbolic_dim
 
-from adagrad_jax._rows.distinct import Distinct, block_size, read
-from adagrad_jax._rows.placement import (
-    gathered,
-    spec_of,
-    varying_as,
-    with_automatic_axes,
-)
+from adagrad_jax._rows.distinct import block_size, read
+from adagrad_jax._rows.placement import spec_of, varying_as, with_automatic_axes
+from adagrad_jax._rows.sums import Sums, add_at, end_of_all, set_at
 
 Reduction = Literal["sum", "max"]
 
@@ -77,29 +69,6 @@ class _Changing:
     """
 
     leaf: int
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Sums:
-    """For each distinct row the sum of its entries.
-
-    Attributes:
-      entries: ``(n, ...)``.
-      distinct: What :func:`find_distinct` says of their ids.
-      row_axes: How many axes of a table, the first ones, name a row. Ids are row-major
-        over them.
-      dtype: What sums are rounded to, once, and before any stage; entries may be more
-        precise.
-      first_row: The number of the first of the rows at hand, in a table of which these
-        are a part; None, if they are all.
-    """
-
-    entries: jax.Array
-    distinct: Distinct
-    row_axes: int = dataclasses.field(metadata={"static": True})
-    dtype: Any = dataclasses.field(metadata={"static": True})
-    first_row: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,31 +199,27 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
     def in_blocks(so_far: Visited, sums: Sums, operands: Operands) -> Visited:
         def block(state: tuple[jax.Array, Visited]) -> tuple[jax.Array, Visited]:
             start, so_far = state
-            rows, place = _block(sums, start)
+            rows, place = _slots(sums, start, block_size(num_slots))
             so_far = at_place(so_far, rows, place, operands, add_rows)
             return start + rows.shape[0], so_far
 
         num_used = sums.distinct.num_used
-        start, end = jnp.zeros((), num_used.dtype), _end(num_used)
+        start, end = jnp.zeros((), num_used.dtype), end_of_all(num_used)
         return lax.while_loop(lambda s: s[0] < end, block, (start, so_far))[1]
 
     def in_one_pass(so_far: Visited, sums: Sums, operands: Operands) -> Visited:
-        rows = _sum_neighbours(sums.entries, sums.distinct)
-        return at_place(so_far, *_all_slots(sums, rows), operands, _add_apart)
+        return at_place(so_far, *_slots(sums, 0, num_slots), operands, _add_apart)
 
     def run(*args: Any) -> Visited:
         return lax.platform_dependent(*args, cpu=in_blocks, default=in_one_pass)
 
-    sums = dataclasses.replace(sums, entries=gathered(sums.entries))
-    nothing = before_all(visit, sums, num_slots, tables, operands)
+    nothing = before_all(visit, sums, tables, operands)
     args = varying_as(nothing, sums, operands), sums, operands
     specs = jax.tree.map(spec_of, args[0])
     return with_automatic_axes(run, args, specs)
 
 
-def before_all(
-    visit: Visit, sums: Sums, num_slots: int, tables: Any, operands: Operands
-) -> Visited:
+def before_all(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
     """What a visit begins with."""
 
     def of_one(rows: jax.Array, tables: Any, operands: Operands) -> Any:
@@ -264,7 +229,8 @@ def before_all(
         old = jax.tree.map(lambda table: take_rows(table, place), tables)
         return visit.function(rows, old, *at_rows(place, operands.of_function))
 
-    row = jax.ShapeDtypeStruct((1, *sums.entries.shape[1:]), sums.dtype)
+    num_slots, *inside = sums.rows.shape
+    row = jax.ShapeDtypeStruct((1, *inside), sums.dtype)
     plain = jax.tree.map(_plain, (tables, operands))
     mapped, _, terms = jax.eval_shape(of_one, row, *plain)
     nothing = 0 if visit.reduction == "sum" else -jnp.inf
@@ -337,17 +303,17 @@ def take_rows(table: jax.Array, place: Place) -> jax.Array:
 def set_rows(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
     """``table`` with other rows there."""
     index = index_of(place.ids, table.shape[: place.row_axes])
-    return _set_at(table, index, rows.astype(table.dtype))
+    return set_at(table, index, rows.astype(table.dtype))
 
 
 def add_rows(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
     """``table`` with something added to its rows there, which are read and written."""
     index = index_of(place.ids, table.shape[: place.row_axes])
-    return _add_at(table, index, rows.astype(table.dtype))
+    return add_at(table, index, rows.astype(table.dtype))
 
 
 def _add_apart(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
-    """The same, where additions in place would be atomic, though no row is there twice."""
+    """The same, where additions in place would be atomic, without need."""
     rows = take_rows(table, place) + rows.astype(table.dtype)
     return set_rows(place, table, rows)
 
@@ -355,50 +321,19 @@ def _add_apart(place: Place, table: jax.Array, rows: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _all_rows(visit: Visit, sums: Sums, operands: Operands) -> jax.Array:
     def run(sums: Sums, operands: Operands) -> jax.Array:
-        distinct = sums.distinct
-        rows = lax.platform_dependent(
-            cpu=lambda: _sum_slots(sums.entries, distinct.slot, distinct.ids.size),
-            default=lambda: _sum_neighbours(sums.entries, distinct),
-        )
-        rows, place = _all_slots(sums, rows)
+        rows, place = _slots(sums, 0, sums.distinct.ids.size)
         return _staged(visit, rows.astype(sums.dtype), (), place, operands)
 
-    sums = dataclasses.replace(sums, entries=gathered(sums.entries))
     return with_automatic_axes(run, (sums, operands))
 
 
-def _block(sums: Sums, start: jax.Array) -> tuple[jax.Array, Place]:
-    """The slots from ``start`` on."""
-    distinct, size = sums.distinct, block_size(sums.distinct.ids.size)
+def _slots(sums: Sums, start: Any, size: int) -> tuple[jax.Array, Place]:
+    """Some slots' rows, and where these are."""
+    distinct = sums.distinct
+    rows = lax.dynamic_slice_in_dim(sums.rows, start, size)
     ids = lax.dynamic_slice_in_dim(distinct.ids, start, size)
-    rows = _sum_block(sums.entries, distinct.slot - start, size)
-    # Or else XLA may add what a stage adds before the entries are summed.
-    rows, ids = lax.optimization_barrier((rows, ids))
     in_use = start + jnp.arange(size, dtype=jnp.int32) < distinct.num_used
     return rows, Place(ids, in_use, start, sums.row_axes, sums.first_row)
-
-
-@jax.custom_batching.custom_vmap
-def _end(num_used: jax.Array) -> jax.Array:
-    """Where the loop over slots may end: for all that ``jax.vmap`` runs, at the last.
-
-    If each had an end of its own, a turn would copy all tables, to keep the one that
-    it makes or the one before.
-    """
-    return num_used
-
-
-@_end.def_vmap
-def _end_of_all(size: int, batched: Any, num_used: jax.Array) -> tuple[jax.Array, bool]:
-    del size, batched
-    return _end(jnp.max(num_used)), False  # of an outer vmap, too
-
-
-def _all_slots(sums: Sums, rows: jax.Array) -> tuple[jax.Array, Place]:
-    """All of them at once, given what each one's entries sum up to."""
-    distinct = sums.distinct
-    in_use = jnp.arange(distinct.ids.size, dtype=jnp.int32) < distinct.num_used
-    return rows, Place(distinct.ids, in_use, 0, sums.row_axes, sums.first_row)
 
 
 def _staged(
@@ -414,79 +349,3 @@ def _staged(
     for function, others in zip(visit.stages, of_stages, strict=True):
         rows = function(rows, *at_rows(place, others))
     return rows
-
-
-def _sum_slots(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
-    """Sums the entries of each slot, and drops those of slot ``num_slots``."""
-    dtype = _sum_dtype(entries.dtype)
-    sums = jnp.zeros((num_slots + 1, *entries.shape[1:]), dtype)
-    sums = sums.at[slot].add(
-        entries.astype(dtype), mode="promise_in_bounds", wrap_negative_indices=False
-    )
-    return sums[:num_slots]
-
-
-def _sum_block(entries: jax.Array, slot: jax.Array, num_slots: int) -> jax.Array:
-    """The same, but those of any other slot are dropped."""
-    dtype = _sum_dtype(entries.dtype)
-    sums = jnp.zeros((num_slots, *entries.shape[1:]), dtype)
-    # With a place for what is dropped each block would read all entries, not its own.
-    return _add_at(sums, slot, entries.astype(dtype))
-
-
-def _dropping(put: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """``put(array, index, rows)``, where checkers of indices do not look into.
-
-    It drops what is elsewhere.
-    """
-    put_at = jax.custom_batching.custom_vmap(put)
-
-    @put_at.def_vmap
-    def put_each_at(axis_size: int, batched: Any, *args: Any) -> tuple[Any, bool]:
-        del axis_size
-        in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-        return jax.vmap(put, in_axes)(*args), True
-
-    return put_at
-
-
-@_dropping
-def _add_at(array: jax.Array, index: Any, rows: jax.Array) -> jax.Array:
-    return array.at[index].add(rows, mode="drop", wrap_negative_indices=False)
-
-
-@_dropping
-def _set_at(array: jax.Array, index: Any, rows: jax.Array) -> jax.Array:
-    return array.at[index].set(rows, mode="drop", wrap_negative_indices=False)
-
-
-@jax.jit  # to be traced once for all that use it: a scan is long
-def _sum_neighbours(entries: jax.Array, distinct: Distinct) -> jax.Array:
-    """The same for all slots at once, without adding two entries to one place."""
-    num_slots, slot = distinct.ids.size, distinct.slot
-    ordered = read(entries, distinct.order)
-    if is_symbolic_dim(slot.size) or slot.size == 0:  # a scan needs to know how long
-        return _sum_slots(ordered, slot, num_slots)
-    ordered = ordered.astype(_sum_dtype(entries.dtype))
-    _, running = lax.associative_scan(_add_if_same_slot, (slot, ordered))
-    is_last = jnp.concatenate([slot[1:] != slot[:-1], jnp.ones_like(slot[:1], bool)])
-    position = jnp.arange(slot.size, dtype=jnp.int32)
-    place = jnp.where(is_last, slot, num_slots)
-    last = jnp.zeros(num_slots + 1, jnp.int32)
-    last = last.at[place].set(position, mode="promise_in_bounds")
-    return read(running, last[:num_slots])
-
-
-def _add_if_same_slot(
-    left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    left_slot, left_sum = left
-    slot, own_sum = right
-    # In lax: a scan calls this many times, and jax.numpy takes longer to trace.
-    same = lax.broadcast_in_dim(lax.eq(left_slot, slot), own_sum.shape, [0])
-    return slot, lax.select(same, lax.add(own_sum, left_sum), own_sum)
-
-
-def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """float32 for what has less precision, else ``dtype`` itself."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype

@@ -7,6 +7,7 @@ distinct rows, each with its entries summed, and joins what it gets.
 # It knows the type from inside.
 # pyright: reportPrivateUsage=false
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jax import lax
 from jax.export import is_symbolic_dim
 
 from adagrad_jax._precision import at_least_float32, widest
-from adagrad_jax._rows.fold import Sums, all_rows
+from adagrad_jax._rows.fold import all_rows
 from adagrad_jax._rows.placement import varying_as, varying_axes
 from adagrad_jax._rows.row_sparse import RowSparse
 
@@ -31,7 +32,8 @@ def sum_over(
     """
     by_rows = gradient.row_sharding
     if by_rows is not None:  # along other axes: what arrived there is with others
-        gradient = gradient._materialized()
+        own = RowSparse(gradient.ids, gradient.values, gradient.shape)
+        gradient = own.astype(gradient.dtype)
     ids, rows = _distinct_rows(gradient)
     ids, rows = _of_all((ids, rows), axis_name)
     if mean:
@@ -42,16 +44,15 @@ def sum_over(
 
 def _distinct_rows(gradient: RowSparse) -> tuple[jax.Array, jax.Array]:
     """This device's rows, each once, and their sums, not rounded yet if possible."""
-    distinct = gradient._find_distinct()
-    dtype = gradient._sum_dtype
+    sums: Any = gradient._group()
     if not gradient._stages:  # else they want what the table's dtype holds
-        dtype = widest(gradient._entries.dtype, at_least_float32(dtype))
-    sums = Sums(gradient._entries, distinct, gradient.row_axes, dtype)
+        dtype = widest(sums.rows.dtype, at_least_float32(sums.dtype))
+        sums = dataclasses.replace(sums, dtype=dtype)
     rows = all_rows(sums, gradient._stages)
     # Slots come in whole blocks, but no more are in use than there are ids and rows.
     n, most = gradient._ids.size, gradient.num_rows
     most = n if is_symbolic_dim(n) else min(n, most)
-    ids, rows = distinct.ids[:most], rows[:most]
+    ids, rows = sums.distinct.ids[:most], rows[:most]
     named = jnp.expand_dims(ids < gradient.num_rows, range(1, rows.ndim))
     return ids, jnp.where(named, rows, jnp.zeros((), rows.dtype))
 

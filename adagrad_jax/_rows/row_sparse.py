@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +13,6 @@ from jax.export import is_symbolic_dim
 from jax.typing import ArrayLike, DTypeLike
 
 from adagrad_jax._precision import widest
-from adagrad_jax._rows.distinct import Distinct, find_distinct, of_slots
 from adagrad_jax._rows.exchange import (
     Arrived,
     arrive,
@@ -24,7 +24,6 @@ from adagrad_jax._rows.fold import (
     ROW_NUMBERS,
     Reduction,
     Stage,
-    Sums,
     all_rows,
     before_all,
     fold,
@@ -34,6 +33,7 @@ from adagrad_jax._rows.fold import (
 )
 from adagrad_jax._rows.parts import check_inexact, check_parts, row_or_none, scalar
 from adagrad_jax._rows.row_sharding import RowSharding
+from adagrad_jax._rows.sums import Sums
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
@@ -135,8 +135,7 @@ class RowSparse(metaclass=_OpaqueType):
         self._entries = values
         # Known once the entries have been grouped by row, and what to do to each row's
         # sum after that: put off until the row is visited, a block of rows at a time.
-        self._distinct: Distinct | None = None
-        self._arrived: Arrived | None = None
+        self._grouped: Sums | Arrived | None = None
         self._stages: tuple[Stage, ...] = ()
         # Where the table's rows lie, if they do so on several devices.
         self.row_sharding: RowSharding | None = None
@@ -261,7 +260,7 @@ class RowSparse(metaclass=_OpaqueType):
         check_inexact("dtype", like.dtype)
         if self.dtype == like.dtype:
             return self
-        if self._is_grouped or self.dtype != self._entries.dtype:
+        if self._grouped is not None or self.dtype != self._entries.dtype:
             return self._put_off(_convert, like)
         # Entries are left as precise as they are.
         result = copy.copy(self)
@@ -341,33 +340,24 @@ class RowSparse(metaclass=_OpaqueType):
         """:class:`Visited`, by :class:`Visit`; other rows as a :class:`RowSparse`."""
         what = function, reduction, tables, operands, adds
         visit, operands = to_visit(self._stages, *what)
-        if self.row_sharding is not None:
-            result = fold_arrived(visit, self._arrive(), tables, operands)
-            return self._with_arrived(result.mapped), *result[1:]
-        sums = self._sums()
-        if self.num_rows:
-            result = fold(visit, sums, tables, operands)
+        grouped = self._group()
+        if isinstance(grouped, Arrived):
+            mapped, *others = fold_arrived(visit, grouped, tables, operands)
         else:
-            result = before_all(visit, sums, sums.distinct.ids.size, tables, operands)
-        mapped, tables, totals = result
-        return self._with_rows(mapped), tables, totals
+            visit_rows = fold if self.num_rows else before_all
+            mapped, *others = visit_rows(visit, grouped, tables, operands)
+            if isinstance(mapped, jax.Array):
+                mapped = replace(grouped, rows=mapped, dtype=mapped.dtype)
+        return self._with(mapped), *others
 
-    def _with_rows(self, mapped: Any) -> Any:
-        """With another row for each slot."""
-        if not isinstance(mapped, jax.Array):
-            return mapped
-        distinct = self._find_distinct()
-        result = RowSparse(distinct.ids, mapped, self.shape)
-        # Every slot's row stands for itself: there is nothing to find anew.
-        result._distinct = of_slots(distinct)
-        return result
-
-    def _with_arrived(self, arrived: Any) -> Any:
-        if not isinstance(arrived, Arrived):
-            return arrived
+    def _with(self, grouped: Any) -> Any:
+        """The same table's, with other rows; or what is none."""
+        if not isinstance(grouped, Sums | Arrived):
+            return grouped
         result = copy.copy(self)
-        result._arrived, result._stages = arrived, ()
-        result.dtype = result._sum_dtype = arrived.first.dtype
+        result._grouped, result._stages = grouped, ()
+        first = grouped.first if isinstance(grouped, Arrived) else grouped
+        result.dtype = result._sum_dtype = first.dtype
         return result
 
     def with_values(self, values: jax.Array) -> "RowSparse":
@@ -381,48 +371,36 @@ class RowSparse(metaclass=_OpaqueType):
     def grouped(self) -> "RowSparse":
         """The same, with its distinct rows found once for all that will visit them."""
         result = copy.copy(self)
-        if self.row_sharding is not None:
-            result._arrived = self._arrive()
-        else:
-            result._distinct = self._find_distinct()
+        result._grouped = self._group()
         return result
 
-    @property
-    def _is_grouped(self) -> bool:
-        return self._distinct is not None or self._arrived is not None
-
-    def _arrive(self) -> Any:
-        """Its entries at the devices that have the rows."""
-        if self._arrived is not None:
-            return self._arrived
-        how = self.num_rows, self.row_axes, self._sum_dtype, self.row_sharding
-        return arrive(self._ids, self._entries, *how)
+    def _group(self) -> Sums | Arrived:
+        """The sums of its rows, at the devices that have these."""
+        if self._grouped is not None:
+            return self._grouped
+        how = self.num_rows, self.row_axes, self._sum_dtype
+        if self.row_sharding is not None:
+            return arrive(self._ids, self._entries, *how, self.row_sharding)
+        return Sums.of(self._ids, self._entries, *how)
 
     def _of(self, ids: jax.Array, values: jax.Array) -> "RowSparse":
         """Other entries, of the same table."""
         return RowSparse.on_devices(ids, values, self.shape, self.row_sharding)
 
-    def _sums(self) -> Sums:
-        distinct = self._find_distinct()
-        return Sums(self._entries, distinct, self.row_axes, self._sum_dtype)
-
-    def _find_distinct(self) -> Distinct:
-        return self._distinct or find_distinct(self._ids, self.num_rows)
-
     def _materialized(self) -> "RowSparse":
         """The same, with nothing left to be done to its rows, nor to group them."""
-        if self._arrived is not None:
-            mapped, _, _ = self.visited(_same, "sum", ())
-            return self._of(*entries_of(mapped._arrived))
-        if self._distinct is None:
+        if self._grouped is None:
             return self
-        ids, rows = self._distinct.ids, all_rows(self._sums(), self._stages)
+        if isinstance(self._grouped, Arrived):
+            mapped, _, _ = self.visited(_same, "sum", ())
+            return self._of(*entries_of(mapped._grouped))
+        ids, rows = self._grouped.distinct.ids, all_rows(self._grouped, self._stages)
         named = jnp.expand_dims(ids < self.num_rows, range(1, rows.ndim))
         return RowSparse(ids, jnp.where(named, rows, 0), self.shape)
 
     def _each_row(self, function: Callable[..., jax.Array], operand: Any) -> Any:
         """Of a function that is linear: of each entry, where nothing is put off."""
-        if self._is_grouped or self.dtype != self._entries.dtype:
+        if self._grouped is not None or self.dtype != self._entries.dtype:
             return self._put_off(function, operand)
         return self._of(self._ids, function(self._entries, operand))
 

@@ -15,7 +15,7 @@ import pytest
 from jax.experimental.sparse import BCOO
 
 import adagrad_jax as aj
-from adagrad_jax._rows import row_sparse
+from adagrad_jax._rows import sums
 from adagrad_jax._rows.packed import Packed
 
 SHAPE = (4, 2)
@@ -585,8 +585,8 @@ def test_rows_are_found_once(monkeypatch):
         found.append(num_rows)
         return find_distinct(ids, num_rows)
 
-    find_distinct = row_sparse.find_distinct
-    monkeypatch.setattr(row_sparse, "find_distinct", find)
+    find_distinct = sums.find_distinct
+    monkeypatch.setattr(sums, "find_distinct", find)
     rows = some_rows().grouped()
     scaled = (2 * rows.then(twice)).grouped()
     scaled.to_dense(), scaled.values, rows.coalesce()

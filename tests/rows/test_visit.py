@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import adagrad_jax as aj
-from adagrad_jax._rows import row_sparse, visit
+from adagrad_jax._rows import sums, visit
 from adagrad_jax._rows.visit import ROW_NUMBERS, rows_of
 
 NUM_ROWS, DIM = 700, 3
@@ -101,8 +101,8 @@ def test_rows_that_were_mapped_and_replaced_are_not_looked_for_again(monkeypatch
         found.append(num_rows)
         return find_distinct(ids, num_rows)
 
-    find_distinct = row_sparse.find_distinct
-    monkeypatch.setattr(row_sparse, "find_distinct", find)
+    find_distinct = sums.find_distinct
+    monkeypatch.setattr(sums, "find_distinct", find)
     mapped, _ = visit.map_and_replace_rows(visit.grouped(gradient()), swap, TABLE)
     mapped.to_dense(), visit.total(mapped, both_columns, "sum", ROW_NUMBERS)
     assert found == [NUM_ROWS]
