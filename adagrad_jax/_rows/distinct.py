@@ -143,12 +143,12 @@ def _first_with_same_id(ids: jax.Array) -> jax.Array:
 
 
 def block_size(num_slots: Any) -> Any:
-    """How many rows one turn of the loop on a CPU visits."""
+    """How many slots one turn of a loop on a CPU sums or visits."""
     if is_symbolic_dim(num_slots):
         return num_slots
-    # A turn looks at the slots of all entries, so there should be few turns; but a
-    # batch that repeats rows should not pay for a block that it does not fill.
-    turns = min(max(-(-num_slots // 256), 1), 8)
+    # A turn that sums looks at the slots of all entries, so there should be few turns;
+    # but a batch that repeats rows should not pay for a block that it does not fill.
+    turns = min(max(-(-num_slots // 256), 1), 4)
     return -(-num_slots // turns)
 
 

@@ -325,7 +325,8 @@ class RowSparse(metaclass=_OpaqueType):
 
         It is not computed here but where the rows are used, a few at a time; so
         ``function``, hashable, may see any number of rows ``(k, ...)`` with their ids
-        ``(k,)``, one of them more than once.
+        ``(k,)``, and some rows that stand for none, with an id in range: what it makes
+        of these is dropped.
         """
         return self._put_off(function, ROW_NUMBERS, *operands)
 

@@ -241,8 +241,10 @@ def area_under_curve(scores: np.ndarray, positive: np.ndarray) -> float:
     return float(rank_sum / (num_positive * num_negative))
 
 
-def shuffled_batches(num_rows: int, passes: int, seed: int) -> np.ndarray:
-    """Row numbers in random order, (steps, BATCH), without a last incomplete batch."""
+def shuffled_batches(
+    num_rows: int, passes: int, seed: int, batch: int = BATCH
+) -> np.ndarray:
+    """Row numbers in random order, (steps, batch), without a last incomplete batch."""
     rng = np.random.default_rng([seed, 1])
     order = np.concatenate([rng.permutation(num_rows) for _ in range(passes)])
-    return order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)
+    return order[: len(order) // batch * batch].reshape(-1, batch)
