@@ -42,10 +42,17 @@ ROWS = Benchmark(
 ROWS_TARGET = dataclasses.replace(
     ROWS, stem="rows.target.cpu", options=("--only-target",)
 )
+ROW_WISE = Benchmark(
+    "rows.row_wise",
+    "rows.row_wise.cpu",
+    ("adagrad_jax, row-wise",),
+    ("torch", "rounds"),
+)
 SMALL = Benchmark("rows.small", "rows.small.cpu", ("auto",), ("rounds",))
 BENCHMARKS = [
     Benchmark("dense", "dense", ("adagrad_jax", "recurrence"), ("torch", "rounds")),
     ROWS_TARGET,
+    ROW_WISE,
     SMALL,
     Benchmark("dlrm", "dlrm", takes=("torch", "memory", "rounds")),
     # Beside SM3, Diagonal is only there to compare with.

@@ -3,7 +3,8 @@
 Each is a function of the data that builds a table of 0.01 and an Adagrad with learning
 rate 0.01, accumulators of 0.1 and an epsilon of 1e-7, and returns a `Model`. A step
 looks rows up, takes the gradient of half the squared distance to a target, that is rows
-less target, and updates the table. Nobody computes the distance itself.
+less target, and updates the table. Nobody computes the distance itself. Those that are
+called row-wise have an accumulator a row, from 0, and an epsilon of 1e-8.
 
 Each runs in a process of its own, with a Python of its own that may have nothing but
 NumPy and its framework: imports are inside functions.
@@ -29,6 +30,7 @@ import numpy as np
 from benchmarks.side_by_side import median_ratio, serve
 
 RATE, ACCUMULATOR, EPSILON, WEIGHT = 0.01, 0.1, 1e-7, 0.01
+ROW_WISE_EPSILON = 1e-8
 CHECKED = 64  # entries whose rows are compared between contenders
 PADDING = 1024
 
@@ -95,7 +97,10 @@ def jax_step(name: str) -> tuple[Callable, Callable]:
     else:
         import adagrad_jax as aj
 
-        optimizer = aj.adagrad(RATE, ACCUMULATOR, EPSILON)
+        if "row-wise" in name:
+            optimizer = aj.dialects.fbgemm(RATE, ROW_WISE_EPSILON)
+        else:
+            optimizer = aj.adagrad(RATE, ACCUMULATOR, EPSILON)
         # By rows whatever their number, which is what is measured.
         grad = functools.partial(aj.grad, tables=lambda *_: True)
         apply_updates = aj.apply_updates
@@ -221,16 +226,18 @@ def fbgemm_model(name: str, data: Data) -> Model:
     )
 
     torch.set_num_threads(os.cpu_count() or 1)
-    row_wise = EmbOptimType.EXACT_ROWWISE_ADAGRAD
+    kind, start, epsilon = EmbOptimType.EXACT_ADAGRAD, ACCUMULATOR, EPSILON
+    if "row-wise" in name:
+        kind, start, epsilon = EmbOptimType.EXACT_ROWWISE_ADAGRAD, 0, ROW_WISE_EPSILON
     layer = SplitTableBatchedEmbeddingBagsCodegen(
         [(*data.shape, EmbeddingLocation.HOST, ComputeDevice.CPU)],
-        optimizer=row_wise if "row-wise" in name else EmbOptimType.EXACT_ADAGRAD,
+        optimizer=kind,
         learning_rate=RATE,
-        eps=EPSILON,
+        eps=epsilon,
         pooling_mode=PoolingMode.SUM,
     )
     table = layer.split_embedding_weights()[0].detach().fill_(WEIGHT)
-    layer.split_optimizer_states()[0][0].fill_(ACCUMULATOR)  # it has no argument for it
+    layer.split_optimizer_states()[0][0].fill_(start)  # it has no argument for it
     batches = torch.from_numpy(data.ids.astype(np.int64))
     target = torch.from_numpy(data.target)
     offsets = torch.arange(len(target) + 1)  # bags of one id each
@@ -315,6 +322,11 @@ class Contender:
 JAX, FBGEMM = ("jax", "optax"), ("torch", "fbgemm_gpu")
 CPU, GPU = ("cpu",), ("gpu",)
 OURS, UNIQUE = "adagrad_jax", "adagrad_jax, unique ids"
+OURS_ROW_WISE, FBGEMM_ROW_WISE = "adagrad_jax, row-wise", "FBGEMM row-wise"
+ROW_WISE = (
+    Contender(OURS_ROW_WISE, "jax", JAX, jax_model, devices=CPU),
+    Contender(FBGEMM_ROW_WISE, "torch", FBGEMM, fbgemm_model, devices=CPU),
+)
 CONTENDERS = (
     Contender(OURS, "jax", JAX, jax_model),
     Contender(UNIQUE, "jax", JAX, jax_model),
@@ -322,9 +334,7 @@ CONTENDERS = (
     Contender("torch", "torch", ("torch",), torch_model),
     Contender("FBGEMM", "torch", FBGEMM, fbgemm_model, devices=CPU),
     # One number a row for an accumulator: another algorithm, for information.
-    Contender(
-        "FBGEMM row-wise", "torch", FBGEMM, fbgemm_model, same=False, devices=CPU
-    ),
+    dataclasses.replace(ROW_WISE[1], same=False),
     Contender(
         "tf_keras",
         "tensorflow",
@@ -374,7 +384,8 @@ def main() -> None:
     args = parser.parse_args()
     with np.load(args.data) as arrays:
         data = Data(int(arrays["num_rows"]), arrays["ids"], arrays["target"], args.gpu)
-    build = {contender.name: contender.build for contender in CONTENDERS}[args.name]
+    everyone = (*CONTENDERS, *ROW_WISE)
+    build = {contender.name: contender.build for contender in everyone}[args.name]
     warnings.simplefilter("ignore")  # frameworks', of what is to come
     # Standard output is for `serve`, whatever a framework has to say.
     with contextlib.redirect_stdout(sys.stderr):

@@ -8,6 +8,8 @@ import pytest
 from adagrad_jax._rows import distinct
 from benchmarks.rows import __main__ as rows
 from benchmarks.rows import contenders as rows_contenders
+from benchmarks.rows import row_wise
+from benchmarks.side_by_side import summarize
 
 
 def test_rows_in_a_hurry(quick, machine_asks_itself, tmp_path):
@@ -22,8 +24,30 @@ def test_rows_in_a_hurry(quick, machine_asks_itself, tmp_path):
     assert (tmp_path / "rows.cpu.png").stat().st_size > 10_000
 
 
+def test_row_wise_in_a_hurry(quick, machine_asks_itself, tmp_path):
+    said = quick("rows.row_wise")
+    assert "FBGEMM row-wise: not available (no --torch)" in said
+    results = json.loads((tmp_path / "rows.row_wise.cpu.json").read_text())
+    assert list(results["cases"]) == ["500 x 4, 64 ids, Zipf"]
+    assert not results["targets"]  # which need FBGEMM
+    assert (tmp_path / "rows.row_wise.cpu.png").stat().st_size > 5_000
+
+
+def test_a_row_wise_target_is_our_time_by_fbgemms():
+    times = {"adagrad_jax, row-wise": [1.0, 1.0], "FBGEMM row-wise": [2.0, 2.0]}
+    cases = {"a case": summarize(times, "FBGEMM row-wise")}
+    (target,) = row_wise.targets(cases)
+    assert target["what"] == "adagrad_jax, row-wise / FBGEMM row-wise, a case"
+    assert (target["ratio"], target["wanted"]) == (0.5, 0.9)
+
+
 @pytest.mark.parametrize(
-    "name", [c.name for c in rows_contenders.CONTENDERS if c.peer == "jax"]
+    "name",
+    [
+        contender.name
+        for contender in (*rows_contenders.CONTENDERS, *rows_contenders.ROW_WISE)
+        if contender.peer == "jax"
+    ],
 )
 def test_contenders_for_rows_compute_the_same(name, monkeypatch):
     monkeypatch.setattr(distinct, "lax", distinct.lax)  # one changes it
@@ -31,13 +55,17 @@ def test_contenders_for_rows_compute_the_same(name, monkeypatch):
     ids = rng.integers(0, 9, (2, 30), np.int32)
     data = rows_contenders.Data(11, ids, rng.normal(size=(30, 3)).astype(np.float32))
     table, accumulator = np.full(data.shape, 0.01), np.full(data.shape, 0.1)
+    by_rows = "row-wise" in name
+    if by_rows:
+        accumulator[:] = 0
     model = rows_contenders.jax_model(name, data)
     for i in (0, 1):
         model.step(i)
         grad = np.zeros(data.shape)
         np.add.at(grad, ids[i], table[ids[i]] - data.target)
-        accumulator += grad**2
-        table -= 0.01 * grad / np.sqrt(accumulator)
+        squares = grad**2
+        accumulator += squares.mean(axis=1, keepdims=True) if by_rows else squares
+        table -= 0.01 * grad / np.sqrt(np.maximum(accumulator, 1e-30))
     np.testing.assert_allclose(model.read(np.arange(11)), table, atol=1e-6)
 
 
