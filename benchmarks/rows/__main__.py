@@ -13,8 +13,8 @@ among them. Where not even two fit, they run one after another, and what is comp
 their medians; the table marks that with a star.
 
 Results go to benchmarks/results/rows.<device>.json (after each case), .md and .png.
-`--only-target` measures only what this library promises, `--quick` tries all of it with
-tiny tables.
+`--only-target` measures only what this library promises, `--anchor` only a case of
+which there are public figures for a GPU, `--quick` tries all of it with tiny tables.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from benchmarks.rows.contenders import (
 )
 from benchmarks.rows.report import plot, table, targets
 from benchmarks.side_by_side import Team, measure, median_ratio, quartiles
-from benchmarks.workloads import draw_ids
+from benchmarks.workloads import TEN_TABLES, draw_ids
 
 BATCHES = 8
 SLOW = 2**28  # elements of a table; a dense step over more takes a second or so
@@ -51,7 +51,7 @@ class Case(NamedTuple):
     rows: int
     dim: int
     n: int
-    ids: str  # "uniform" or "Zipf"
+    ids: str  # "uniform", "Zipf" or `TEN_TABLES`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Plan:
     Attributes:
       cases: All of it.
       table: Rows and width of the table that the targets are about.
-      more_rows: Of the table that is to take hardly longer than that.
+      more_rows: Of the table that is to take hardly longer than that, if there is one.
       few: Ids in a batch, of which the targets speak.
       many: The same.
     """
 
     cases: list[Case]
     table: tuple[int, int] = (10**6, 64)
-    more_rows: int = 10**7
+    more_rows: int | None = 10**7
     few: int = 8192
     many: int = 65536
 
@@ -81,6 +81,7 @@ BOTH = ("Zipf", "uniform")
 PLANS = {
     "all": Plan(grid((10**5, 10**6, 10**7), (16, 64, 128), (1024, 8192, 65536), BOTH)),
     "target": Plan(grid((10**6,), (64,), (8192, 65536), BOTH)),
+    "anchor": Plan([Case(16_800_000, 128, 1_048_570, TEN_TABLES)], more_rows=None),
     "quick": Plan(grid((500, 4000), (4,), (64,), BOTH[:1]), (500, 4), 4000, 64, 64),
 }
 
@@ -284,7 +285,7 @@ def run(
         times = run_case(case, contenders, setting)
         results["cases"] += [summarize(case, times)] if any(times) else []
         save(results)
-    kinds = dict.fromkeys(case.ids for case in plan.cases)
+    kinds = dict.fromkeys(case.ids for case in plan.cases if plan.more_rows)
     results["growth"] = {ids: measure_growth(plan, ids, setting) for ids in kinds}
     results["compiling"] = measure_compiling(plan, setting)
     save(results)
@@ -300,7 +301,17 @@ def parse_arguments() -> argparse.Namespace:
         tensorflow="TensorFlow and tf_keras",
         keras="Keras 3 and JAX",
     )
-    parser.add_argument("--only-target", action="store_true", help="what is promised")
+    plan = parser.add_mutually_exclusive_group()
+    for name, text in {"target": "what is promised", "anchor": "ten tables"}.items():
+        flag = "--only-target" if name == "target" else "--anchor"
+        plan.add_argument(
+            flag,
+            dest="plan",
+            action="store_const",
+            const=name,
+            default="all",
+            help=text,
+        )
     parser.add_argument("--width", type=int, nargs="+", help="only such tables")
     parser.add_argument("--memory", type=float, default=16, help="GiB for tables")
     parser.add_argument(
@@ -312,14 +323,13 @@ def parse_arguments() -> argparse.Namespace:
         help="keep glibc from giving freed memory back to the system in each step",
     )
     args = command.parse(parser)
-    if args.quick and args.only_target:
-        parser.error("argument --only-target: not allowed with argument --quick")
+    if args.quick and args.plan != "all":
+        parser.error("argument --quick: has a plan of its own")
     return args
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    name = "quick" if args.quick else "target" if args.only_target else "all"
-    plan = PLANS[name]
+    plan = PLANS["quick" if args.quick else args.plan]
     cases = [case for case in plan.cases if case.dim in (args.width or [case.dim])]
     return dataclasses.replace(plan, cases=cases)
 
@@ -342,7 +352,7 @@ def main() -> None:
     ]
     header = {**machine.note, "rounds": args.rounds}
     header |= {"GLIBC_TUNABLES": machine.env.get("GLIBC_TUNABLES", "")}
-    stem = "rows.target" if args.only_target else "rows"
+    stem = "rows" if args.plan == "all" else f"rows.{args.plan}"
     path = command.results_folder(args) / f"{stem}.{args.device}"
 
     def save(results: dict[str, Any]) -> None:

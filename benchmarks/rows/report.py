@@ -40,8 +40,14 @@ def targets(results: dict[str, Any], plan: Any) -> list[dict[str, Any]]:
         (f"{ours} / {other}, {n:,} ids, {ids}", ratio(ours, other, n, ids), most)
         for ours, other, n, ids, most in wanted
     ]
-    rows = f"{plan.more_rows:,} rows / {plan.table[0]:,} rows, {few:,} ids"
-    found += [(f"{rows}, {ids}", x, 1.3) for ids, x in results["growth"].items()]
+    found += [
+        (
+            f"{plan.more_rows:,} rows / {plan.table[0]:,} rows, {few:,} ids, {ids}",
+            x,
+            1.3,
+        )
+        for ids, x in results["growth"].items()
+    ]
     found += [("compiling / optax.adagrad's", results["compiling"]["ratio"], 2.0)]
     return [report.target(*each) for each in found if each[1] is not None]
 

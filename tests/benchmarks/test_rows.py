@@ -10,6 +10,7 @@ from benchmarks.rows import __main__ as rows
 from benchmarks.rows import contenders as rows_contenders
 from benchmarks.rows import row_wise
 from benchmarks.side_by_side import summarize
+from benchmarks.workloads import TEN_TABLES, draw_ids
 
 
 def test_rows_in_a_hurry(quick, machine_asks_itself, tmp_path):
@@ -67,6 +68,15 @@ def test_contenders_for_rows_compute_the_same(name, monkeypatch):
         accumulator += squares.mean(axis=1, keepdims=True) if by_rows else squares
         table -= 0.01 * grad / np.sqrt(np.maximum(accumulator, 1e-30))
     np.testing.assert_allclose(model.read(np.arange(11)), table, atol=1e-6)
+
+
+def test_ids_of_ten_tables_stay_in_their_own():
+    ids = draw_ids(np.random.default_rng(0), TEN_TABLES, 1000, (2, 500))
+    assert ids.shape == (2, 500)
+    tables = np.repeat(np.arange(10), 50)
+    np.testing.assert_array_equal(ids // 100, [tables, tables])
+    (anchor,) = rows.PLANS["anchor"].cases
+    assert (anchor.rows, anchor.n) == (10 * 1_680_000, 10 * 104_857)
 
 
 def test_contenders_for_rows_run_together_as_far_as_they_fit(tmp_path):
