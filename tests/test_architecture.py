@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -126,3 +127,9 @@ def test_no_file_is_too_long_to_read():
 def test_the_version_is_the_same_everywhere():
     (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
     assert cited == aj.__version__
+
+
+def test_what_is_tested_as_the_lowest_versions_are_those_that_are_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    bounds = [pin.replace("==", ">=") for pin in project["dependency-groups"]["lowest"]]
+    assert bounds == project["project"]["dependencies"]

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ class RowSparse(metaclass=_OpaqueType):
     __array_ufunc__ = None
 
     def __init__(
-        self, ids: ArrayLike, values: ArrayLike, shape: tuple[int, ...]
+        self, ids: ArrayLike | Sequence[int], values: ArrayLike, shape: tuple[int, ...]
     ) -> None:
         # Not jnp.asarray(ids), which would wrap 64-bit ids around to other rows.
         if not isinstance(ids, jax.Array):
@@ -127,10 +127,11 @@ class RowSparse(metaclass=_OpaqueType):
         values, shape = jnp.asarray(values), tuple(shape)
         check_parts(ids, values, shape)
         self.shape = shape
-        self.row_axes = len(shape) - values.ndim + 1
+        self.row_axes: int = len(shape) - values.ndim + 1
         # Of the rows as they will be, and of the sums that they are made of. Entries
         # may be more precise: only their sums are rounded.
-        self.dtype = self._sum_dtype = values.dtype
+        self.dtype: jnp.dtype = values.dtype
+        self._sum_dtype = self.dtype
         self._ids = row_or_none(ids, self.num_rows)
         self._entries = values
         # Known once the entries have been grouped by row, and what to do to each row's
@@ -307,18 +308,33 @@ class RowSparse(metaclass=_OpaqueType):
             ".to_dense(), or with its .ids and .values."
         )
 
-    __eq__ = __ne__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __eq__: Callable[..., Any] = _refuse
+    __ne__: Callable[..., Any] = _refuse
+    __bool__: Callable[..., Any] = _refuse
+    __lt__: Callable[..., Any] = _refuse
+    __le__: Callable[..., Any] = _refuse
+    __gt__: Callable[..., Any] = _refuse
+    __ge__: Callable[..., Any] = _refuse
 
     def _no_array(self, *_: Any, **__: Any) -> Any:
         raise TypeError(_NO_ARRAY)
 
-    __array__ = __getitem__ = __iter__ = __len__ = __abs__ = _no_array
-    __pow__ = __rpow__ = __matmul__ = __rmatmul__ = __rtruediv__ = _no_array
+    __array__: Callable[..., Any] = _no_array
+    __getitem__: Callable[..., Any] = _no_array
+    __iter__: Callable[..., Any] = _no_array
+    __len__: Callable[..., Any] = _no_array
+    __abs__: Callable[..., Any] = _no_array
+    __pow__: Callable[..., Any] = _no_array
+    __rpow__: Callable[..., Any] = _no_array
+    __matmul__: Callable[..., Any] = _no_array
+    __rmatmul__: Callable[..., Any] = _no_array
+    __rtruediv__: Callable[..., Any] = _no_array
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no attribute {name!r}: {_NO_ARRAY}")
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def then(self, function: Callable[..., jax.Array], *operands: Any) -> "RowSparse":
         """Each row's sum, as ``function(rows, ids, *operands)`` makes it of the sums.

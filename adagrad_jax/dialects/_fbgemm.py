@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
-from optax import GradientTransformationExtraArgs, ScalarOrSchedule
 
 from adagrad_jax._accumulators.diagonal import Diagonal
 from adagrad_jax._accumulators.row_wise import RowWise
@@ -18,7 +18,7 @@ from adagrad_jax._sixteen_bits import chain_with_rate
 
 
 def fbgemm(
-    learning_rate: ScalarOrSchedule = 0.01,
+    learning_rate: optax.ScalarOrSchedule = 0.01,
     eps: ArrayLike = 1e-8,
     *,
     optimizer: Literal[
@@ -28,7 +28,7 @@ def fbgemm(
     weight_decay_mode: Literal["NONE", "L2", "DECOUPLE"] = "NONE",
     max_norm: ArrayLike | None = None,
     initial_accumulator_value: ArrayLike = 0.0,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     r"""The exact Adagrad of FBGEMM's embedding tables (TorchRec).
 
     .. math::

@@ -2,8 +2,8 @@
 
 import functools
 
+import optax
 from jax.typing import ArrayLike
-from optax import GradientTransformationExtraArgs, ScalarOrSchedule, chain
 
 from adagrad_jax._accumulators.diagonal import InOwnPrecision
 from adagrad_jax._adagrad import scale_by_adagrad, scale_by_learning_rate
@@ -23,15 +23,15 @@ _scale_in_own_precision = functools.partial(
 
 
 def keras(
-    learning_rate: ScalarOrSchedule = 0.001,
+    learning_rate: optax.ScalarOrSchedule = 0.001,
     initial_accumulator_value: ArrayLike = 0.1,
     epsilon: ArrayLike | None = 1e-7,
     *,
     clipnorm: ArrayLike | None = None,
     clipvalue: ArrayLike | None = None,
     decay: ArrayLike = 0.0,
-    lr: ScalarOrSchedule | None = None,
-) -> GradientTransformationExtraArgs:
+    lr: optax.ScalarOrSchedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
     r"""``tf.keras.optimizers.Adagrad`` of TensorFlow 2.0.
 
     .. math::
@@ -86,7 +86,7 @@ def keras(
         by_rate = scale_by_decayed_rate(learning_rate, in_float32(decay))
     epsilon = epsilon if is_set(epsilon) else 1e-7
     scale = _scale_in_own_precision(initial_accumulator_value, epsilon)
-    return chain(
+    return optax.chain(
         *([clip_by_norm(clipnorm)] if clipnorm is not None else []),
         *([clip_by_value(clipvalue)] if clipvalue is not None else []),
         chain_with_rate([], [scale], by_rate),
@@ -94,7 +94,7 @@ def keras(
 
 
 def keras3(
-    learning_rate: ScalarOrSchedule = 0.001,
+    learning_rate: optax.ScalarOrSchedule = 0.001,
     initial_accumulator_value: ArrayLike = 0.1,
     epsilon: ArrayLike = 1e-7,
     *,
@@ -107,7 +107,7 @@ def keras3(
     ema_overwrite_frequency: int | None = None,
     loss_scale_factor: ArrayLike | None = None,
     gradient_accumulation_steps: int | None = None,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     r"""``keras.optimizers.Adagrad`` of Keras 3.
 
     .. math::
@@ -192,9 +192,9 @@ def keras3(
 
 
 def tf1(
-    learning_rate: ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule,
     initial_accumulator_value: ArrayLike = 0.1,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     r"""``tf.compat.v1.train.AdagradOptimizer``.
 
     .. math::

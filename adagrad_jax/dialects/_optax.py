@@ -1,7 +1,7 @@
 """Adagrad of Optax."""
 
+import optax as peer  # not the function below
 from jax.typing import ArrayLike
-from optax import GradientTransformationExtraArgs, ScalarOrSchedule, chain
 
 from adagrad_jax._accumulators.diagonal import InOwnPrecision
 from adagrad_jax._adagrad import scale_by_adagrad, scale_by_learning_rate
@@ -10,10 +10,10 @@ from adagrad_jax._sixteen_bits import without_rate
 
 
 def optax(
-    learning_rate: ScalarOrSchedule,
+    learning_rate: peer.ScalarOrSchedule,
     initial_accumulator_value: ArrayLike = 0.1,
     eps: ArrayLike = 1e-7,
-) -> GradientTransformationExtraArgs:
+) -> peer.GradientTransformationExtraArgs:
     r"""``optax.adagrad``.
 
     .. math::
@@ -54,4 +54,4 @@ def optax(
         accumulator=InOwnPrecision(),
         epsilon_in_sqrt=True,
     )
-    return chain(without_rate(scale), scale_by_learning_rate(learning_rate))
+    return peer.chain(without_rate(scale), scale_by_learning_rate(learning_rate))

@@ -4,16 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from optax import (
-    GradientTransformationExtraArgs,
-    Params,
-    ScalarOrSchedule,
-    Updates,
-    stateless,
-    with_extra_args_support,
-)
 
 from adagrad_jax._adagrad import chain, scale_by_adagrad, scale_by_learning_rate
 from adagrad_jax._around_update import is_set
@@ -31,9 +24,9 @@ from adagrad_jax._trees import map_given
 
 
 def sparsecore(
-    learning_rate: ScalarOrSchedule = 0.001,
+    learning_rate: optax.ScalarOrSchedule = 0.001,
     initial_accumulator_value: ArrayLike = 0.1,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     r"""``AdagradOptimizerSpec`` of jax-tpu-embedding.
 
     .. math::
@@ -80,14 +73,14 @@ def sparsecore(
 
 
 def sparsecore_f2a(
-    learning_rate: ScalarOrSchedule = 0.01,
+    learning_rate: optax.ScalarOrSchedule = 0.01,
     rho: ArrayLike = 0.5,
     initial_accumulator_value: ArrayLike = 0.1,
     initial_local_step_value: ArrayLike = 0.0,
     l1_regularization_strength: ArrayLike = 0.0,
     l2_regularization_strength: ArrayLike = 0.0,
     max_lr_multiplier: ArrayLike = 1e6,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     r"""``F2AOptimizerSpec`` of jax-tpu-embedding: frequency-aware Adagrad.
 
     .. math::
@@ -177,8 +170,10 @@ def _check_count(name: str, value: Any) -> None:
         )
 
 
-def _add_penalties(l1: ArrayLike, l2: ArrayLike) -> GradientTransformationExtraArgs:
-    def update_fn(updates: Updates, params: Params | None) -> Updates:
+def _add_penalties(
+    l1: ArrayLike, l2: ArrayLike
+) -> optax.GradientTransformationExtraArgs:
+    def update_fn(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         check_leaves(updates, "gradient", real_because="the L1 penalty takes signs")
         check_fits_params(updates, params)
 
@@ -187,7 +182,7 @@ def _add_penalties(l1: ArrayLike, l2: ArrayLike) -> GradientTransformationExtraA
 
         return map_given(add, updates, params)
 
-    return with_extra_args_support(stateless(update_fn))
+    return optax.with_extra_args_support(optax.stateless(update_fn))
 
 
 def _with_penalties(

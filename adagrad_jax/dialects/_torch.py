@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 from jax.typing import ArrayLike
-from optax import GradientTransformationExtraArgs, Params, ScalarOrSchedule, chain
 
 from adagrad_jax._accumulators.diagonal import Diagonal
 from adagrad_jax._adagrad import scale_by, scale_by_adagrad, scale_by_learning_rate
@@ -15,14 +15,14 @@ from adagrad_jax._sixteen_bits import chain_with_rate
 
 
 def torch(
-    lr: ScalarOrSchedule = 0.01,
+    lr: optax.ScalarOrSchedule = 0.01,
     lr_decay: ArrayLike = 0.0,
     weight_decay: ArrayLike = 0.0,
     initial_accumulator_value: ArrayLike = 0.0,
     eps: ArrayLike = 1e-10,
     *,
     maximize: bool = False,
-) -> GradientTransformationExtraArgs:
+) -> optax.GradientTransformationExtraArgs:
     r"""``torch.optim.Adagrad``.
 
     .. math::
@@ -70,13 +70,13 @@ def torch(
         initial_accumulator_value, eps, accumulator=Diagonal(dtype="parameter")
     )
     by_rate = scale_by_learning_rate(learning_rate)
-    transformation = chain(
+    transformation = optax.chain(
         *([scale_by(-1.0)] if maximize else []),
         *([decay_whole_params(weight_decay)] if is_set(weight_decay) else []),
         chain_with_rate([], [scale], by_rate, rate_dtype=jnp.float32),
     )
 
-    def init(params: Params) -> Any:
+    def init(params: optax.Params) -> Any:
         check_leaves(
             params,
             "parameter",
@@ -85,4 +85,4 @@ def torch(
         )
         return transformation.init(params)
 
-    return GradientTransformationExtraArgs(init, transformation.update)
+    return optax.GradientTransformationExtraArgs(init, transformation.update)

@@ -19,6 +19,7 @@ from jax.tree_util import SequenceKey
 from jax.typing import ArrayLike, DTypeLike
 
 Constraint = Callable[[jax.Array], ArrayLike]
+Operator = Callable[..., Any]
 
 
 @dataclasses.dataclass
@@ -70,11 +71,11 @@ def _own(value: Any, dtype: Any) -> jax.Array:
     )
 
 
-def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
+def _forward(function: Operator) -> Operator:
     return lambda self, *others: function(self.value, *map(_array_of, others))
 
 
-def _reflect(function: Callable[..., Any]) -> Callable[..., Any]:
+def _reflect(function: Operator) -> Operator:
     return lambda self, other: function(_array_of(other), self.value)
 
 
@@ -296,23 +297,35 @@ class Variable:
     def __bool__(self) -> bool:
         return bool(self.value)
 
-    __index__ = _forward(operator.index)
-    __getitem__ = _forward(operator.getitem)
-    __neg__ = _forward(operator.neg)
-    __abs__ = _forward(operator.abs)
-    __add__, __radd__ = _forward(operator.add), _reflect(operator.add)
-    __sub__, __rsub__ = _forward(operator.sub), _reflect(operator.sub)
-    __mul__, __rmul__ = _forward(operator.mul), _reflect(operator.mul)
-    __matmul__, __rmatmul__ = _forward(operator.matmul), _reflect(operator.matmul)
-    __truediv__, __rtruediv__ = _forward(operator.truediv), _reflect(operator.truediv)
-    __floordiv__ = _forward(operator.floordiv)
-    __rfloordiv__ = _reflect(operator.floordiv)
-    __mod__, __rmod__ = _forward(operator.mod), _reflect(operator.mod)
-    __pow__, __rpow__ = _forward(operator.pow), _reflect(operator.pow)
-    __lt__, __le__ = _forward(operator.lt), _forward(operator.le)
-    __gt__, __ge__ = _forward(operator.gt), _forward(operator.ge)
-    __eq__, __ne__ = _forward(operator.eq), _forward(operator.ne)
-    __hash__ = object.__hash__
+    __index__: Operator = _forward(operator.index)
+    __getitem__: Operator = _forward(operator.getitem)
+    __neg__: Operator = _forward(operator.neg)
+    __abs__: Operator = _forward(operator.abs)
+    __add__: Operator = _forward(operator.add)
+    __radd__: Operator = _reflect(operator.add)
+    __sub__: Operator = _forward(operator.sub)
+    __rsub__: Operator = _reflect(operator.sub)
+    __mul__: Operator = _forward(operator.mul)
+    __rmul__: Operator = _reflect(operator.mul)
+    __matmul__: Operator = _forward(operator.matmul)
+    __rmatmul__: Operator = _reflect(operator.matmul)
+    __truediv__: Operator = _forward(operator.truediv)
+    __rtruediv__: Operator = _reflect(operator.truediv)
+    __floordiv__: Operator = _forward(operator.floordiv)
+    __rfloordiv__: Operator = _reflect(operator.floordiv)
+    __mod__: Operator = _forward(operator.mod)
+    __rmod__: Operator = _reflect(operator.mod)
+    __pow__: Operator = _forward(operator.pow)
+    __rpow__: Operator = _reflect(operator.pow)
+    __lt__: Operator = _forward(operator.lt)
+    __le__: Operator = _forward(operator.le)
+    __gt__: Operator = _forward(operator.gt)
+    __ge__: Operator = _forward(operator.ge)
+    __eq__: Operator = _forward(operator.eq)
+    __ne__: Operator = _forward(operator.ne)
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
 
 jax.tree_util.register_pytree_with_keys(
