@@ -92,8 +92,11 @@ def _sum_in_place(entries: jax.Array, distinct: Distinct) -> jax.Array:
         entries = jnp.pad(entries, [(0, more)] + [(0, 0)] * (entries.ndim - 1))
         slot = jnp.pad(distinct.slot, (0, more), constant_values=num_slots)
         distinct = distinct._replace(slot=slot)
-    start, end = jnp.zeros_like(distinct.num_used), end_of_all(distinct.num_used)
-    state = start, varying_as(entries, distinct)
+    place = jnp.arange(distinct.slot.size, dtype=jnp.int32)
+    # Nothing to add up, if each entry is in its slot's place, as distinct ids' are.
+    moved = jnp.any((distinct.slot != place) & (distinct.slot < num_slots))
+    end = end_of_all(jnp.where(moved, distinct.num_used, 0))
+    state = jnp.zeros_like(end), varying_as(entries, distinct)
     return lax.while_loop(lambda s: s[0] < end, block, state)[1][:num_slots]
 
 
