@@ -34,6 +34,11 @@ def test_row_wise_in_a_hurry(quick, machine_asks_itself, tmp_path):
     assert (tmp_path / "rows.row_wise.cpu.png").stat().st_size > 5_000
 
 
+def test_rounds_are_split_among_sets_of_processes():
+    assert row_wise.in_sets(60) == [10] * 6
+    assert row_wise.in_sets(1) == [1] and sum(row_wise.in_sets(20)) == 20
+
+
 def test_a_row_wise_target_is_our_time_by_fbgemms():
     times = {"adagrad_jax, row-wise": [1.0, 1.0], "FBGEMM row-wise": [2.0, 2.0]}
     cases = {"a case": summarize(times, "FBGEMM row-wise")}
