@@ -13,6 +13,7 @@ import pytest
 
 import adagrad_jax as aj
 from adagrad_jax import keras3
+from benchmarks import overview
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,6 +48,33 @@ def test_the_readme_has_the_figures_of_the_benchmark():
         times = milliseconds(n, "Zipf")
         ours, *others = (times[name] for name in names)
         assert f"| {n:,} | **{ours}** | {' | '.join(others)} |" in README
+
+
+def test_the_pages_say_how_many_targets_were_met():
+    found = json.loads((ROOT / "benchmarks/results/all.json").read_text())
+    targets = found["targets"]
+    met = sum(map(overview.met, targets))
+    benchmarks = (ROOT / "benchmarks/README.md").read_text()
+    assert f"{met} of the {len(targets)} targets" in " ".join(README.split())
+    assert f"{met} of {len(targets)} targets are met" in " ".join(benchmarks.split())
+
+
+def test_the_benchmarks_page_has_the_figures_of_row_wise():
+    results = json.loads(
+        (ROOT / "benchmarks/results/rows.row_wise.cpu.json").read_text()
+    )
+    page = (ROOT / "benchmarks/README.md").read_text()
+    page = page.partition("## And beside FBGEMM's row-wise kernel?")[2]
+    for title, contenders in results["cases"].items():
+        ours, theirs = contenders.values()
+        rows, ids, drawn = re.match(r"(.*), (.*) ids, (.*)", title).groups()
+        case = f"| {rows.replace(' x ', ' | ')} | {ids} | {drawn} |"
+        (line,) = [line for line in page.splitlines() if line.startswith(case)]
+        found = re.findall(r"[\d.]+", line.removeprefix(case))[:3]
+        exact = ours["milliseconds"], theirs["milliseconds"], ours["ratio"]
+        # Each to the digits that are written.
+        for number, written in zip(exact, found, strict=True):
+            assert f"{number:.{len(written.partition('.')[2])}f}" == written
 
 
 def test_the_page_on_performance_has_the_figures_of_the_benchmark():
