@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from adagrad_jax import keras as keras
     from adagrad_jax import sharding as sharding
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Accumulator",
     "AdagradDAState",

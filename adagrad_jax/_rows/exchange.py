@@ -413,8 +413,10 @@ def entries_of(arrived: Arrived) -> tuple[jax.Array, jax.Array]:
 
     def own_entries(arrived: Arrived) -> tuple[jax.Array, jax.Array]:
         arrived = _own(arrived)
-        ids = arrived.first.distinct.ids
-        ids = jnp.where(ids < num_own, exchange.first_row + ids, num_rows)
+        ids, rows = arrived.first.distinct.ids, arrived.first.rows
+        named = ids < num_own
+        rows = jnp.where(jnp.expand_dims(named, range(1, rows.ndim)), rows, 0)
+        ids = jnp.where(named, exchange.first_row + ids, num_rows)
         order, row, _, start, end = arrived.queue
         place = jnp.arange(row.size, dtype=end.dtype)
         owner = jnp.searchsorted(end, place, side="right").astype(jnp.int32)
@@ -423,7 +425,7 @@ def entries_of(arrived: Arrived) -> tuple[jax.Array, jax.Array]:
         rest = jnp.where(is_left, owner * num_own + row, num_rows)
         return (
             jnp.concatenate([ids, rest]),
-            jnp.concatenate([arrived.first.rows, read(arrived.rest, order)]),
+            jnp.concatenate([rows, read(arrived.rest, order)]),
         )
 
     return exchange.by_device(own_entries, (arrived,), (spec,), (spec, spec))

@@ -197,9 +197,15 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
         )
 
     def in_blocks(so_far: Visited, sums: Sums, operands: Operands) -> Visited:
+        # What rows become takes their place: other memory would have to be cleared.
+        in_place = _is_like(so_far.mapped, sums.rows)
+        if in_place:
+            so_far = so_far._replace(mapped=varying_as(sums.rows, so_far.mapped))
+
         def block(state: tuple[jax.Array, Visited]) -> tuple[jax.Array, Visited]:
             start, so_far = state
-            rows, place = _slots(sums, start, block_size(num_slots))
+            left = dataclasses.replace(sums, rows=so_far.mapped) if in_place else sums
+            rows, place = _slots(left, start, block_size(num_slots))
             so_far = at_place(so_far, rows, place, operands, add_rows)
             return start + rows.shape[0], so_far
 
@@ -217,6 +223,12 @@ def fold(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
     args = varying_as(nothing, sums, operands), sums, operands
     specs = jax.tree.map(spec_of, args[0])
     return with_automatic_axes(run, args, specs)
+
+
+def _is_like(mapped: Any, rows: jax.Array) -> bool:
+    if not isinstance(mapped, jax.Array):
+        return False
+    return (mapped.shape, mapped.dtype) == (rows.shape, rows.dtype)
 
 
 def before_all(visit: Visit, sums: Sums, tables: Any, operands: Operands) -> Visited:
