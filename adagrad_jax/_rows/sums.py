@@ -77,7 +77,7 @@ def _sum_in_place(entries: jax.Array, distinct: Distinct) -> jax.Array:
 
     So what a block of slots takes the place of has been summed, in it or before.
     """
-    num_slots = distinct.ids.size
+    num_slots: Any = distinct.ids.size
     size = block_size(num_slots)
 
     def block(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
