@@ -77,7 +77,7 @@ def _sum_in_place(entries: jax.Array, distinct: Distinct) -> jax.Array:
 
     So what a block of slots takes the place of has been summed, in it or before.
     """
-    num_slots: Any = distinct.ids.size
+    num_slots = distinct.ids.size
     size = block_size(num_slots)
 
     def block(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -94,7 +94,8 @@ def _sum_in_place(entries: jax.Array, distinct: Distinct) -> jax.Array:
         distinct = distinct._replace(slot=slot)
     place = jnp.arange(distinct.slot.size, dtype=jnp.int32)
     # Nothing to add up, if each entry is in its slot's place, as distinct ids' are.
-    moved = jnp.any((distinct.slot != place) & (distinct.slot < num_slots))
+    named = distinct.slot < jnp.asarray(num_slots, jnp.int32)
+    moved = jnp.any((distinct.slot != place) & named)
     end = end_of_all(jnp.where(moved, distinct.num_used, 0))
     state = jnp.zeros_like(end), varying_as(entries, distinct)
     return lax.while_loop(lambda s: s[0] < end, block, state)[1][:num_slots]
