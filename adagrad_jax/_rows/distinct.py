@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
 
+from adagrad_jax._rows.blocks import block_size, read
 from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
 
 
@@ -140,17 +141,3 @@ def _first_with_same_id(ids: jax.Array) -> jax.Array:
     none_yet = varying_as(jnp.full(n, -1, jnp.int32), ids)
     state = jnp.uint32(_GOLDEN_RATIO), none_yet
     return lax.while_loop(lambda state: jnp.any(state[1] < 0), try_hash, state)[1]
-
-
-def block_size(num_slots: Any) -> Any:
-    """How many slots one turn of a loop on a CPU sums or visits."""
-    if is_symbolic_dim(num_slots):
-        return num_slots
-    # A turn that sums looks at the slots of all entries, so there should be few turns;
-    # but a batch that repeats rows should not pay for a block that it does not fill.
-    turns = min(max(-(-num_slots // 256), 1), 4)
-    return -(-num_slots // turns)
-
-
-def read(array: jax.Array, index: Any) -> jax.Array:
-    return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)

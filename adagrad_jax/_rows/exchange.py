@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from adagrad_jax._rows.distinct import find_distinct, in_order, read
+from adagrad_jax._rows.blocks import read
+from adagrad_jax._rows.distinct import find_distinct, in_order
 from adagrad_jax._rows.fold import (
     Operands,
     RowsOf,
@@ -274,7 +275,7 @@ def arrive(
 
     def send(ids: jax.Array, entries: jax.Array) -> Arrived:
         sums = Sums.of(ids, entries, num_rows, row_axes, dtype)
-        rows = sums.rows.astype(entries.dtype)
+        rows = sums.rows.astype(entries.dtype)  # not rounded yet: their sums will be
         queue = exchange.queue(sums.distinct.ids)
         at, valid = exchange.window(queue, exchange.agree(queue))
         first = _brought(exchange, queue, rows, at, valid, row_axes, dtype)

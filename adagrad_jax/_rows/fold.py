@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from adagrad_jax._rows.distinct import block_size, read
+from adagrad_jax._rows.blocks import add_at, block_size, end_of_all, read, set_at
 from adagrad_jax._rows.placement import spec_of, varying_as, with_automatic_axes
-from adagrad_jax._rows.sums import Sums, add_at, end_of_all, set_at
+from adagrad_jax._rows.sums import Sums
 
 Reduction = Literal["sum", "max"]
 

@@ -386,7 +386,7 @@ class RowSparse(metaclass=_OpaqueType):
         return self.grouped()._materialized()
 
     def grouped(self) -> "RowSparse":
-        """The same, with its distinct rows found once for all that will visit them."""
+        """The same, with its rows found and summed, once for all visits."""
         result = copy.copy(self)
         result._grouped = self._group()
         return result
@@ -483,7 +483,7 @@ def _same(rows: jax.Array, tables: Any) -> tuple[jax.Array, Any, Any]:
 
 
 def _given(rows: jax.Array, table: jax.Array) -> tuple[Any, jax.Array, Any]:
-    return (), rows.astype(table.dtype), ()
+    return (), rows, ()
 
 
 def _multiply(rows: jax.Array, factor: ArrayLike) -> jax.Array:

@@ -7,7 +7,6 @@ since a scatter-add of repeated rows is slow there (jax#38806, xla#46225, xla#26
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.export import is_symbolic_dim
 
-from adagrad_jax._rows.distinct import Distinct, block_size, find_distinct, read
+from adagrad_jax._rows.blocks import add_at, block_size, end_of_all, read
+from adagrad_jax._rows.distinct import Distinct, find_distinct
 from adagrad_jax._rows.placement import gathered, varying_as, with_automatic_axes
 
 
@@ -125,45 +125,3 @@ def _add_if_same_slot(
     # In lax: a scan calls this many times, and jax.numpy takes longer to trace.
     same = lax.broadcast_in_dim(lax.eq(left_slot, slot), own_sum.shape, [0])
     return slot, lax.select(same, lax.add(own_sum, left_sum), own_sum)
-
-
-@jax.custom_batching.custom_vmap
-def end_of_all(num_used: jax.Array) -> jax.Array:
-    """Where the loop over slots may end: for all that ``jax.vmap`` runs, at the last.
-
-    If each had an end of its own, a turn would copy all tables, to keep the one that
-    it makes or the one before.
-    """
-    return num_used
-
-
-@end_of_all.def_vmap
-def _end_of_all(size: int, batched: Any, num_used: jax.Array) -> tuple[jax.Array, bool]:
-    del size, batched
-    return end_of_all(jnp.max(num_used)), False  # of an outer vmap, too
-
-
-def _dropping(put: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """``put(array, index, rows)``, which drops what is elsewhere.
-
-    No checker of indices looks into it.
-    """
-    put_at = jax.custom_batching.custom_vmap(put)
-
-    @put_at.def_vmap
-    def put_each_at(axis_size: int, batched: Any, *args: Any) -> tuple[Any, bool]:
-        del axis_size
-        in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-        return jax.vmap(put, in_axes)(*args), True
-
-    return put_at
-
-
-@_dropping
-def add_at(array: jax.Array, index: Any, rows: jax.Array) -> jax.Array:
-    return array.at[index].add(rows, mode="drop", wrap_negative_indices=False)
-
-
-@_dropping
-def set_at(array: jax.Array, index: Any, rows: jax.Array) -> jax.Array:
-    return array.at[index].set(rows, mode="drop", wrap_negative_indices=False)

@@ -44,7 +44,7 @@ def rows_of(tables: Any) -> RowsOf:
 
 
 def grouped(gradient: Any) -> Any:
-    """The gradient, with its distinct rows found once for all that will visit them."""
+    """The gradient, with its rows found and summed, once for all visits."""
     if isinstance(gradient, RowSparse):
         return gradient.grouped()
     return jnp.asarray(gradient)

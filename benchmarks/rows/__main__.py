@@ -302,16 +302,11 @@ def parse_arguments() -> argparse.Namespace:
         keras="Keras 3 and JAX",
     )
     plan = parser.add_mutually_exclusive_group()
-    for name, text in {"target": "what is promised", "anchor": "ten tables"}.items():
-        flag = "--only-target" if name == "target" else "--anchor"
-        plan.add_argument(
-            flag,
-            dest="plan",
-            action="store_const",
-            const=name,
-            default="all",
-            help=text,
-        )
+    chosen = {"dest": "plan", "action": "store_const", "default": "all"}
+    plan.add_argument(
+        "--only-target", **chosen, const="target", help="what is promised"
+    )
+    plan.add_argument("--anchor", **chosen, const="anchor", help="ten tables")
     parser.add_argument("--width", type=int, nargs="+", help="only such tables")
     parser.add_argument("--memory", type=float, default=16, help="GiB for tables")
     parser.add_argument(

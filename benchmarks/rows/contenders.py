@@ -136,14 +136,15 @@ def unique_batches(data: Data) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def use_the_form_for_cpus() -> None:
     """Hash ids and visit rows in blocks, whatever this process runs on."""
-    from adagrad_jax._rows import distinct
+    from adagrad_jax._rows import distinct, fold, sums
 
     def platform_dependent(*operands: Any, cpu: Callable, default: Callable) -> Any:
         del default
         return cpu(*operands)
 
-    changed = vars(distinct.lax) | {"platform_dependent": platform_dependent}
-    distinct.lax = types.SimpleNamespace(**changed)
+    for module in (distinct, sums, fold):
+        changed = vars(module.lax) | {"platform_dependent": platform_dependent}
+        module.lax = types.SimpleNamespace(**changed)
 
 
 def keras_model(name: str, data: Data) -> Model:

@@ -2,10 +2,12 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adagrad_jax._rows import distinct
+from adagrad_jax._rows import distinct, fold, sums
 from benchmarks.rows import __main__ as rows
 from benchmarks.rows import contenders as rows_contenders
 from benchmarks.rows import row_wise
@@ -47,6 +49,32 @@ def test_a_row_wise_target_is_our_time_by_fbgemms():
     assert (target["ratio"], target["wanted"]) == (0.5, 0.9)
 
 
+def keep_the_form(monkeypatch):
+    """One contender changes it."""
+    for module in (distinct, sums, fold):
+        monkeypatch.setattr(module, "lax", module.lax)
+
+
+def test_the_form_for_cpus_is_that_of_all_parts(monkeypatch):
+    """Lowered for a GPU, a step has the loops of one for a CPU, and sorts nothing."""
+    keep_the_form(monkeypatch)
+    rows_contenders.use_the_form_for_cpus()
+    jax.clear_caches()  # they have the other form
+    name = "adagrad_jax, CPU's form"
+    init, step = rows_contenders.jax_step(name)
+    params = {"table": jnp.zeros((50, 3))}
+    args = params, init(params), (jnp.zeros(7, jnp.int32), None), jnp.zeros((7, 3))
+    cpu, cuda = (
+        jax.export.export(step, platforms=[platform])(*args).mlir_module()
+        for platform in ("cpu", "cuda")
+    )
+    jax.clear_caches()
+    loops = cpu.count("stablehlo.while")
+    assert loops >= 4  # distinct ids, sums and two visits
+    # With jax 0.12 a cumulative sum is another one on a GPU.
+    assert cuda.count("stablehlo.while") >= loops and "stablehlo.sort" not in cuda
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -56,7 +84,7 @@ def test_a_row_wise_target_is_our_time_by_fbgemms():
     ],
 )
 def test_contenders_for_rows_compute_the_same(name, monkeypatch):
-    monkeypatch.setattr(distinct, "lax", distinct.lax)  # one changes it
+    keep_the_form(monkeypatch)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 9, (2, 30), np.int32)
     data = rows_contenders.Data(11, ids, rng.normal(size=(30, 3)).astype(np.float32))

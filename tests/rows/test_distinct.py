@@ -22,6 +22,7 @@ from adagrad_jax._rows import distinct as distinct_rows
 from adagrad_jax._rows import fold as folding
 from adagrad_jax._rows import row_sparse
 from adagrad_jax._rows import sums as sums_of_rows
+from adagrad_jax._rows.blocks import block_size
 from adagrad_jax._rows.sums import Sums
 
 FIND = {"hashing": distinct_rows._by_hashing, "sorting": distinct_rows._by_sorting}
@@ -119,7 +120,7 @@ def test_each_row_has_one_slot_and_its_sum(form, n, num_rows, data):
     slots = np.argsort(distinct.ids[:used])
     np.testing.assert_array_equal(np.asarray(distinct.ids)[slots], unique)
     assert np.all(distinct.ids[used:] == num_rows)
-    assert len(distinct.ids) % distinct_rows.block_size(len(distinct.ids)) == 0
+    assert len(distinct.ids) % block_size(len(distinct.ids)) == 0
     assert min(n, num_rows) <= len(distinct.ids) <= min(n, num_rows) + 8
     rows = all_rows(form, jnp.asarray(entries), distinct)
     np.testing.assert_array_equal(np.asarray(rows)[slots], sums)
